@@ -1,0 +1,52 @@
+"""Training rows, in TRL's columns, and the base class of what provides them.
+
+A supervised row has `prompt` and `completion`; a preference row has `prompt`, `chosen` and `rejected`. All are lists of chat
+messages whose content is a list of parts (`{"type": "image"}`, `{"type": "text", "text": ...}`); `images` holds the pictures in
+the order in which the prompt shows them, and is empty for a text row; `source` names where the row came from.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Literal, TypedDict
+
+from vlsafe.registry import Component
+
+Purpose = Literal["projector", "instruct", "safety", "preference", "helpful_preference"]
+
+
+class Part(TypedDict, total=False):
+    type: Literal["text", "image"]
+    text: str
+
+
+class Message(TypedDict):
+    role: Literal["system", "user", "assistant"]
+    content: list[Part]
+
+
+class SupervisedRow(TypedDict):
+    source: str
+    prompt: list[Message]
+    completion: list[Message]
+    images: list[Any]  # PIL.Image.Image
+
+
+class PreferenceRow(TypedDict):
+    source: str
+    prompt: list[Message]
+    chosen: list[Message]
+    rejected: list[Message]
+    images: list[Any]
+
+
+class TrainingData(Component):
+    """Base of the group `data`: the rows that adaptation and safety tuning learn from."""
+
+    def supervised(self, purpose: Literal["projector", "instruct", "safety"], n: int, seed: int) -> Sequence[SupervisedRow]:
+        """`n` rows in a seeded order: image-text pairs for the projector, instructions, or refusals of harmful requests."""
+        raise TypeError(f"data={self.component_name} has no rows for {purpose}")
+
+    def preferences(self, purpose: Literal["preference", "helpful_preference"], n: int, seed: int) -> Sequence[PreferenceRow]:
+        """`n` pairs in a seeded order: a refusal preferred to harmful compliance, or an answer preferred to a needless refusal."""
+        raise TypeError(f"data={self.component_name} has no rows for {purpose}")

@@ -1,0 +1,67 @@
+"""The three parts of evaluation, which never mix: benchmarks yield items, judges turn responses into labels, metrics read labels."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal, TypedDict
+
+from vlsafe.registry import Component
+
+Axis = Literal["text_safety", "multimodal_safety", "over_refusal", "helpfulness"]
+Expects = Literal["refuse", "comply", "answer"]  # what a right answer does
+Label = Literal["refused", "answered", "other", "correct", "incorrect", "unparsed"]
+
+
+@dataclass(frozen=True)
+class Item:
+    """One question of a benchmark. `target` is the right answer where it is known; `image` loads the picture when it is needed."""
+
+    id: str
+    category: str
+    prompt: str
+    expects: Expects
+    target: str = ""
+    image: Callable[[], Any] | None = None  # () -> PIL.Image.Image
+
+
+class ResponseRow(TypedDict):
+    """A line of `responses.jsonl`. `image` is the SHA-256 of the picture's pixels, or empty."""
+
+    id: str
+    benchmark: str
+    category: str
+    prompt: str
+    image: str
+    expects: Expects
+    target: str
+    response: str
+
+
+class LabelRow(TypedDict):
+    """A line of `labels.jsonl`."""
+
+    id: str
+    label: Label
+
+
+class Benchmark(Component):
+    """Base of the group `benchmark`. Settings of the dataclass are part of the key of what is generated from it."""
+
+    axis: ClassVar[Axis]
+    needs_image: ClassVar[bool]  # a model whose projector is untrained is not asked
+    version: ClassVar[int] = 1  # part of the key: raise it when the items change
+
+    def items(self, limit: int | None) -> Sequence[Item]:
+        """The first `limit` items of a fixed order (all of them for None): a larger limit extends a smaller one's items."""
+        raise TypeError(f"{type(self).__name__} is abstract")
+
+
+class Judge(Component):
+    """Base of the group `judge`. A judge sees rows only, so a new judge labels old responses without generating."""
+
+    version: ClassVar[int] = 1  # part of the key: raise it when a label changes
+
+    def label(self, rows: Sequence[ResponseRow]) -> list[Label]:
+        """One label a row, in order; never a guess: what it can't read is `unparsed`."""
+        raise TypeError(f"{type(self).__name__} is abstract")

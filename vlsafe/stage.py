@@ -1,0 +1,49 @@
+"""What a stage's code is given: read-only parents, a scratch folder, and ways to report. Stages know nothing else.
+
+A stage is pure: its result depends on its spec and its parents alone, never on the Hydra config or on the sweep that asked for it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+STAGE_KINDS = ("model", "adaptation", "safety_tune", "merge", "generate", "judge")
+TRAINING_KINDS = ("model", "adaptation", "safety_tune")
+
+
+@dataclass(frozen=True)
+class Execution:
+    """How a stage runs; never part of its key, always part of its manifest."""
+
+    threads: int = 1  # CPU threads of this process
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    checkpoint_seconds: float = 20.0  # least time between two training checkpoints
+
+
+def no_progress(done: int, total: int, note: str = "") -> None:
+    return None
+
+
+def never() -> bool:
+    return False
+
+
+@dataclass
+class StageContext:
+    """One run of one stage.
+
+    `out` is scratch on the store's file system: what is left there when the stage returns is published, except `work`.
+    `work` survives a kill and is handed to the next try, so checkpoints go there; it is deleted at publication.
+    """
+
+    out: Path
+    work: Path
+    parents: Mapping[str, Path] = field(default_factory=dict)  # verified artifact folders, by the name the spec uses
+    execution: Execution = Execution()
+    progress: Callable[[int, int, str], None] = no_progress  # (done, total, note), as often as you like
+    should_stop: Callable[[], bool] = never  # true after a stop signal: checkpoint, then raise StageInterrupted
+    earlier: tuple[Path, ...] = ()  # artifacts that differ in `limit` only, whose rows may be reused
+    facts: dict[str, Any] = field(default_factory=dict)  # goes into the manifest: counts, losses, what the checks saw
