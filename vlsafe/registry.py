@@ -9,7 +9,6 @@ A config names it (`name: ties`) and never a Python path. Third parties register
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import importlib
 from collections.abc import Callable, Mapping
@@ -52,7 +51,8 @@ def register(group: str, name: str) -> Callable[[C], C]:
         here = f"{cls.__module__}.{cls.__qualname__}"
         if taken is not None and f"{taken.__module__}.{taken.__qualname__}" != here:
             raise RegistryError(f"{group}={name} is registered twice: by {taken.__module__}.{taken.__qualname__} and by {here}")
-        if not dataclasses.is_dataclass(cls) or not cls.__dataclass_params__.frozen:  # type: ignore[attr-defined]
+        parameters = cls.__dict__.get("__dataclass_params__")
+        if parameters is None or not parameters.frozen:
             raise RegistryError(f"{here}: a component must be a frozen dataclass (put @register above @dataclass(frozen=True))")
         cls.group, cls.component_name = group, name
         _components[group, name] = cls

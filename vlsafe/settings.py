@@ -75,14 +75,14 @@ def closest(word: str, options: Sequence[str]) -> str:
 
 
 @functools.cache
-def field_types(cls: type) -> dict[str, Any]:
+def _hints(cls: Any) -> dict[str, Any]:
     return typing.get_type_hints(cls, include_extras=True)
 
 
 def build(cls: type[T], values: Mapping[str, Any], where: str) -> T:
-    """An instance of dataclass `cls` from `values`; raises `ConfigError` for unknown, missing, ill-typed or out-of-range fields."""
+    """An instance of dataclass `cls`; raises `ConfigError` for unknown, missing, ill-typed or out-of-range fields."""
     fields = {f.name: f for f in dataclasses.fields(cls) if f.init}  # type: ignore[arg-type]
-    hints = field_types(cls)
+    hints = _hints(cls)
     for name in values:
         if name not in fields:
             raise ConfigError(f"{where}.{name}: unknown setting; {closest(str(name), list(fields))}")
@@ -96,7 +96,7 @@ def build(cls: type[T], values: Mapping[str, Any], where: str) -> T:
 
 
 def convert(hint: Any, value: Any, where: str) -> Any:
-    """`value` as the type `hint`, with no guessing: an int passes for a float, a list for a tuple, nothing else changes type."""
+    """`value` as `hint`, with no guessing: an int passes for a float, a list for a tuple, nothing else changes type."""
     origin, args = get_origin(hint), get_args(hint)
     if origin is Annotated:
         converted = convert(args[0], value, where)

@@ -1,6 +1,6 @@
 """What a stage's code is given: read-only parents, a scratch folder, and ways to report. Stages know nothing else.
 
-A stage is pure: its result depends on its spec and its parents alone, never on the Hydra config or on the sweep that asked for it.
+A stage is pure: its result depends on its spec and its parents alone, never on the Hydra config or the sweep that asked.
 """
 
 from __future__ import annotations
