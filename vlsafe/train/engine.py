@@ -2,19 +2,34 @@
 
 from __future__ import annotations
 
+import json
+import resource
+import time
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Literal
 
+from vlsafe.data.collate import Collator, Encoder
+from vlsafe.data.order import batches
+from vlsafe.errors import StageInterrupted
+from vlsafe.files import read_json, sync_folder, write_json
+from vlsafe.model.load import quiet, template_hash
 from vlsafe.stage import StageContext
+from vlsafe.train.checkpoint import newest, read_log, sync_file, write_log
+from vlsafe.train.checks import check_image_tokens, check_supervised, check_vocabulary
 from vlsafe.train.optimization import Optimization
+from vlsafe.train.parts import check_changes, check_trainable, fingerprints, freeze_all_but
 
 Part = Literal["language_model", "projector", "vision_tower"]
+CURVE_POINTS = 200
 
 
 @dataclass(frozen=True)
 class Phase:
-    """One run of one trainer. `rows` is called once, when the phase starts, and gives the rows in the order they were drawn."""
+    """One run of one trainer. `rows` is called once, when the phase starts; more rows than steps need are left out, fewer are
+    seen again, each pass in its own order."""
 
     name: str
     method: Literal["sft", "dpo"]
@@ -22,13 +37,140 @@ class Phase:
     optimization: Optimization
     trainable: tuple[Part, ...]  # a plain language model has one part: language_model
     seed: int
-    options: Mapping[str, Any] = field(default_factory=dict)  # dpo: {"beta": 0.1}
+    options: Mapping[str, Any] = field(default_factory=dict)  # of TRL's config: dpo {"beta": 0.1}
 
 
 def run_phases(load: Callable[[], tuple[Any, Any]], phases: Sequence[Phase], ctx: StageContext) -> tuple[Any, Any]:
     """The model and processor of `load()` after all phases; the caller saves them to `ctx.out`.
 
-    Raises `CheckError` where training would compute something silently wrong, `StageInterrupted` when `ctx.should_stop()`.
+    Raises `CheckError` where training would compute something silently wrong, `StageInterrupted` when `ctx.should_stop()`;
+    the same call then goes on from the last checkpoint in `ctx.work`, to the same bits as if it had never stopped.
     """
     model, processor = load()
-    return model, processor
+    ctx.facts["template_hash"] = template_hash(processor)
+    folders = [ctx.work / f"{i}-{phase.name}" for i, phase in enumerate(phases)]
+    finished = 0
+    while finished < len(phases) and (folders[finished] / "done.json").exists():
+        finished += 1
+    if finished:
+        from vlsafe.train.trainers import load_weights
+
+        load_weights(model, folders[finished - 1] / "final.safetensors")
+    facts = {phase.name: read_json(folder / "done.json") for phase, folder in zip(phases[:finished], folders, strict=False)}
+    total = sum(phase.optimization.steps for phase in phases)
+    done = sum(phase.optimization.steps for phase in phases[:finished])
+    for phase, folder in list(zip(phases, folders, strict=True))[finished:]:
+        folder.mkdir(parents=True, exist_ok=True)
+        offset = done
+
+        def tell(step: int, note: str, offset: int = offset) -> None:
+            ctx.progress(offset + step, total, note)
+
+        facts[phase.name] = run_phase(model, processor, phase, folder, ctx, tell)
+        done += phase.optimization.steps
+        if phase is not phases[-1]:  # the last one's weights are what the stage publishes
+            keep(model, facts[phase.name], folder)
+    ctx.facts["phases"] = facts
+    ctx.facts["peak_memory_mb"] = round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+    collect_logs(phases, folders, ctx.out / "train_log.jsonl")
+    return model.eval(), processor
+
+
+def run_phase(
+    model: Any, processor: Any, phase: Phase, folder: Path, ctx: StageContext, tell: Callable[[int, str], None]
+) -> dict[str, Any]:
+    """Train `model` in place; returns the phase's facts."""
+    from vlsafe.train.trainers import make_trainer
+    from vlsafe.train.watch import Watch
+
+    began = time.monotonic()
+    tell(0, f"{phase.name}: reading rows")
+    setting = phase.optimization
+    parameters = freeze_all_but(model, phase.trainable, phase.name)
+    rows = phase.rows()
+    encoder = Encoder(processor, getattr(model.config.get_text_config(), "max_position_embeddings", None))
+    encoded = encoder.encode(rows)
+    check_supervised(encoded, phase.name)
+    check_vocabulary(model, encoded, phase.name)
+    features = check_image_tokens(model, encoder, encoded, rows, phase.name)
+    order = batches([e.pictures > 0 for e in encoded.examples], setting.batch_size, setting.steps, phase.seed)
+
+    before = fingerprints(model)
+    checkpoint = newest(folder)
+    reached = int(checkpoint.name.rpartition("-")[2]) if checkpoint else 0
+    lines = read_log(folder / "log.jsonl", reached)
+    write_log(folder / "log.jsonl", lines)
+    watch = Watch(phase.name, setting.steps, folder, ctx, lines, tell)
+    collator = Collator(encoder, encoded.examples, rows)
+    ready = time.monotonic()
+    with quiet():
+        trainer = make_trainer(
+            phase.method, model, processor, order, collator, setting, phase.seed, folder, phase.options, watch
+        )
+        trainer.report = watch.report
+        trainer.before_first_step = lambda t: check_trainable(t.model, t.optimizer, phase.trainable, phase.name)
+        try:
+            trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+        finally:
+            model.__dict__.pop("forward", None)  # TRL's head, or ours in its place
+            model.zero_grad(set_to_none=True)
+    if watch.interrupted:
+        raise StageInterrupted(f"{phase.name}: stopped at step {watch.lines[-1]['step']} of {setting.steps}, with a checkpoint")
+    changed = check_changes(before, model, phase.trainable, phase.name)
+    model.requires_grad_(True)
+
+    kept = [(e.source, e.pictures > 0) for e in encoded.examples]
+    seconds = lines[-1]["seconds"]
+    return {
+        "method": phase.method,
+        "steps": setting.steps,
+        "seconds": round(seconds, 3),
+        "seconds_before_first_step": round(ready - began, 3),
+        "samples_per_second": round(setting.rows / seconds, 2),
+        "final_loss": sum(line["loss"] for line in lines[-10:]) / len(lines[-10:]),
+        "mean_learning_rate": sum(line["lr"] for line in lines) / len(lines),
+        "max_grad_norm_seen": max(line["grad_norm"] for line in lines),
+        "rows_by_source": dict(Counter(source for source, _ in kept)),
+        "rows_with_pictures": sum(pictured for _, pictured in kept),
+        "supervised_tokens_by_source": dict(encoded.supervised),
+        "tokens_by_source": dict(encoded.tokens),
+        "dropped_rows_by_source": dict(encoded.dropped),
+        "passes_over_rows": round(setting.rows / len(kept), 3),
+        "end_token": encoded.end_token,
+        "image_features": features,
+        "trainable_parameters": parameters,
+        "changed_tensors": changed,
+        "resumed_from_step": reached,
+        "loss_curve": curve(lines),
+    }
+
+
+def keep(model: Any, facts: dict[str, Any], folder: Path) -> None:
+    """A finished phase: its weights, then the marker that they count, then its checkpoints go."""
+    import shutil
+
+    from vlsafe.train.trainers import save_weights
+
+    save_weights(model.state_dict(), folder / "final.safetensors")
+    sync_file(folder / "final.safetensors")
+    sync_folder(folder)
+    write_json(folder / "done.json", facts)
+    sync_folder(folder)
+    for checkpoint in folder.glob("checkpoint-*"):
+        shutil.rmtree(checkpoint, ignore_errors=True)
+
+
+def curve(lines: Sequence[Mapping[str, Any]]) -> list[list[float]]:
+    """(step, mean loss since the point before), at most `CURVE_POINTS` of them."""
+    size = -(-len(lines) // CURVE_POINTS)
+    chunks = [lines[i : i + size] for i in range(0, len(lines), size)]
+    return [[chunk[-1]["step"], round(sum(line["loss"] for line in chunk) / len(chunk), 6)] for chunk in chunks]
+
+
+def collect_logs(phases: Sequence[Phase], folders: Sequence[Path], out: Path) -> None:
+    """`train_log.jsonl`: every step of every phase, in order."""
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with out.open("w", encoding="utf-8") as log:
+        for phase, folder in zip(phases, folders, strict=True):
+            for line in read_log(folder / "log.jsonl", phase.optimization.steps):
+                log.write(json.dumps({"phase": phase.name, **line}) + "\n")

@@ -1,0 +1,179 @@
+"""Rows to token ids, once per row, and token ids to padded batches.
+
+The prompt is what evaluation will show the model: the chat template with the generation prompt. The completion is what the
+template adds to it, and every token of it, the end token too, is supervised; nothing else is. Nothing is cut off: a row over
+the model's limit is dropped and counted.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from vlsafe.errors import CheckError
+
+log = logging.getLogger(__name__)
+CHUNK = 512  # rows tokenised at a time
+
+
+@dataclass(frozen=True)
+class Example:
+    """One row as ids. `completions` has one list for a supervised row; chosen and rejected for a pair."""
+
+    row: int
+    source: str
+    prompt: list[int]
+    completions: tuple[list[int], ...]
+    pictures: int
+
+
+@dataclass
+class Encoded:
+    """All rows of a phase, and what was counted on the way."""
+
+    examples: list[Example] = field(default_factory=list)
+    dropped: Counter[str] = field(default_factory=Counter)  # rows over the model's limit, by source
+    supervised: Counter[str] = field(default_factory=Counter)  # supervised tokens, by source
+    tokens: Counter[str] = field(default_factory=Counter)  # all tokens, by source
+    end_token: str = ""  # "template" or "appended": who ends the answer
+
+
+class Encoder:
+    """A processor (or a plain tokenizer) with what has to be known about it to make ids from messages."""
+
+    def __init__(self, processor: Any, limit: int | None = None) -> None:
+        self.processor = processor
+        self.tokenizer = getattr(processor, "tokenizer", processor)
+        self.pictures = getattr(processor, "image_processor", None)
+        self.limit = limit
+        self.image_id: int | None = getattr(processor, "image_token_id", None) if self.pictures else None
+        pad, end = self.tokenizer.pad_token_id, self.tokenizer.eos_token_id
+        if end is None:
+            raise CheckError("the tokenizer has no eos_token: set one, or the model never learns to stop")
+        self.end_id: int = end
+        self.pad_id: int = end if pad is None else pad
+        self._tokens_of_size: dict[tuple[int, int], int] = {}
+
+    def encode(self, rows: Sequence[Mapping[str, Any]]) -> Encoded:
+        """Raises `CheckError` for a template that renders the prompt otherwise when an answer follows, and for a row whose
+        pictures and image tokens differ in number."""
+        result = Encoded()
+        for start in range(0, len(rows), CHUNK):
+            chunk = [rows[i] for i in range(start, min(start + CHUNK, len(rows)))]
+            self._encode_chunk(chunk, start, result)
+        if sum(result.dropped.values()):
+            log.warning("rows longer than the model's %s tokens were dropped: %s", self.limit, dict(result.dropped))
+        return result
+
+    def _encode_chunk(self, rows: list[Mapping[str, Any]], start: int, result: Encoded) -> None:
+        names = ("completion",) if "completion" in rows[0] else ("chosen", "rejected")
+        prompts = self._ids([row["prompt"] for row in rows], answer=False)
+        answers = [self._ids([[*row["prompt"], *row[name]] for row in rows], answer=True) for name in names]
+        for i, row in enumerate(rows):
+            expand = self._image_tokens(row, start + i)
+            prompt = self._expanded(prompts[i], expand, start + i)
+            completions = []
+            for whole in answers:
+                if whole[i][: len(prompts[i])] != prompts[i]:
+                    raise self._no_prefix(prompts[i], whole[i], start + i)
+                completion = whole[i][len(prompts[i]) :]
+                ended = self.end_id in completion
+                result.end_token = result.end_token or ("template" if ended else "appended")
+                completions.append(completion if ended else [*completion, self.end_id])
+            source = row["source"]
+            if self.limit is not None and len(prompt) + max(map(len, completions)) > self.limit:
+                result.dropped[source] += 1
+                continue
+            result.supervised[source] += sum(map(len, completions))
+            result.tokens[source] += sum(len(prompt) + len(c) for c in completions)
+            result.examples.append(Example(start + i, source, prompt, tuple(completions), len(expand)))
+
+    def _ids(self, conversations: list[Any], answer: bool) -> list[list[int]]:
+        if self.pictures is None:
+            conversations = [[{**m, "content": plain(m["content"])} for m in c] for c in conversations]
+        texts = self.processor.apply_chat_template(conversations, tokenize=False, add_generation_prompt=not answer)
+        bos = self.tokenizer.bos_token
+        # As apply_chat_template(tokenize=True) does: a tokenizer's own adds nothing, a processor's what the template left out.
+        special = self.pictures is not None and not (bos and texts[0].startswith(bos))
+        return list(self.tokenizer(texts, add_special_tokens=special)["input_ids"])
+
+    def _image_tokens(self, row: Mapping[str, Any], where: int) -> list[int]:
+        """The number of image tokens for each picture of the row."""
+        pictures = row["images"]
+        if pictures and self.pictures is None:
+            raise CheckError(f"row {where} of source '{row['source']}' has a picture, and the model is a plain language model")
+        counts = []
+        for picture in pictures:
+            if picture.size not in self._tokens_of_size:
+                ids = self.processor(images=[picture], text=[self.processor.image_token])["input_ids"][0]
+                self._tokens_of_size[picture.size] = sum(1 for token in ids if token == self.image_id)
+            counts.append(self._tokens_of_size[picture.size])
+        return counts
+
+    def _expanded(self, ids: list[int], counts: list[int], where: int) -> list[int]:
+        places = [i for i, token in enumerate(ids) if token == self.image_id] if self.image_id is not None else []
+        if len(places) != len(counts):
+            raise CheckError(
+                f"row {where}: its prompt shows {len(places)} pictures and it brings {len(counts)}: the chat template must"
+                f" write one image token for each {{'type': 'image'}} part"
+            )
+        for place, count in zip(reversed(places), reversed(counts), strict=True):
+            ids = ids[:place] + [ids[place]] * count + ids[place + 1 :]
+        return ids
+
+    def _no_prefix(self, prompt: list[int], whole: list[int], where: int) -> CheckError:
+        same = next((i for i, (a, b) in enumerate(zip(prompt, whole, strict=False)) if a != b), len(whole))
+        text = self.tokenizer.decode
+        return CheckError(
+            f"row {where}: the chat template renders the prompt otherwise when an answer follows: after"
+            f" {text(prompt[:same])[-60:]!r} the prompt has {text(prompt[same:])!r}, with the answer"
+            f" {text(whole[same:])[:60]!r}; the model would be trained on another prompt than it is asked:"
+            " use a chat template whose generation prompt begins the answer's turn"
+        )
+
+
+def plain(content: Any) -> str:
+    """A message's parts as text, for the templates of plain language models."""
+    return content if isinstance(content, str) else "".join(part.get("text", "") for part in content)
+
+
+class Collator:
+    """Batches of examples: `input_ids`, `attention_mask`, `labels` (int64, batch × length, padded on the right) and
+    `pixel_values` where there are pictures. For pairs: chosen rows first, then rejected ones, with TRL's `completion_mask`."""
+
+    def __init__(self, encoder: Encoder, examples: Sequence[Example], rows: Sequence[Mapping[str, Any]]) -> None:
+        self.encoder, self.examples, self.rows = encoder, examples, rows
+
+    def __call__(self, features: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+        import numpy as np
+        import torch
+
+        chosen = [self.examples[f["example"]] for f in features]
+        sequences = [(e.prompt, e.completions[k]) for k in range(len(chosen[0].completions)) for e in chosen]
+        length = max(len(p) + len(c) for p, c in sequences)
+        shape = (len(sequences), length)
+        ids = np.full(shape, self.encoder.pad_id, dtype=np.int64)
+        mask = np.zeros(shape, dtype=np.int64)
+        labels = np.full(shape, -100, dtype=np.int64)
+        for i, (prompt, completion) in enumerate(sequences):
+            start, end = len(prompt), len(prompt) + len(completion)
+            ids[i, :start] = prompt
+            ids[i, start:end] = completion
+            mask[i, :end] = 1
+            labels[i, start:end] = completion
+        batch = {"input_ids": torch.from_numpy(ids), "attention_mask": torch.from_numpy(mask)}
+        if len(chosen[0].completions) == 1:
+            batch["labels"] = torch.from_numpy(labels)
+        else:
+            batch["completion_mask"] = torch.from_numpy((labels != -100).astype(np.int64))
+            for name in ("ref_chosen_logps", "ref_rejected_logps"):
+                if name in features[0]:
+                    batch[name] = torch.tensor([f[name] for f in features], dtype=torch.float32)
+        pictures = [picture for e in chosen for picture in self.rows[e.row]["images"]]
+        if pictures:
+            pixels = self.encoder.pictures(pictures, return_tensors="pt")["pixel_values"]  # type: ignore[misc]
+            batch["pixel_values"] = pixels if len(chosen[0].completions) == 1 else torch.cat([pixels, pixels])
+        return batch

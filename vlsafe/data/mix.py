@@ -1,0 +1,38 @@
+"""Mixes rows of several kinds: exact counts, and an order fixed by the seed."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+
+def counts(shares: Mapping[str, float], n: int) -> dict[str, int]:
+    """How many of `n` rows each kind gets: `n` in all, by largest remainder; shares are weights and need not sum to 1."""
+    total = sum(shares.values())
+    if total <= 0 or min(shares.values()) < 0:
+        raise ValueError(f"shares must not be negative and not all zero: {dict(shares)}")
+    exact = {name: n * share / total for name, share in shares.items()}
+    given = {name: int(value) for name, value in exact.items()}
+    by_remainder = sorted(exact, key=lambda name: (given[name] - exact[name], name))
+    for name in by_remainder[: n - sum(given.values())]:
+        given[name] += 1
+    return given
+
+
+class Mixed(Sequence[Any]):
+    """The rows of `parts` in one shuffled sequence; a row is fetched when it is asked for."""
+
+    def __init__(self, parts: Sequence[Sequence[Any]], seed: int) -> None:
+        self._parts = parts
+        self._places = [(p, i) for p, part in enumerate(parts) for i in range(len(part))]
+        random.Random(seed).shuffle(self._places)
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+    def __getitem__(self, index: Any) -> Any:
+        if isinstance(index, slice):
+            return [self[i] for i in range(*index.indices(len(self)))]
+        part, place = self._places[index]
+        return self._parts[part][place]

@@ -1,0 +1,229 @@
+"""TRL's trainers, changed only where speed and exactness need it. Imports torch and trl: import this inside functions.
+
+What differs from TRL: rows are encoded beforehand (the collator only pads), the head runs on supervised positions only and
+computes no metrics beside the loss, the learning rate follows `Optimization.factor`, checkpoints hold the weights under the
+model's own names, and the loss and gradient norm of each step stay on the device until they are written.
+"""
+
+from __future__ import annotations
+
+import types
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from datasets import Dataset
+from safetensors.torch import load_file, save_file
+from transformers import PrinterCallback, Trainer
+from trl import DPOConfig, DPOTrainer, SFTConfig, SFTTrainer
+from trl.trainer.utils import FusedCausalLMOutput
+
+from vlsafe.errors import CheckError
+from vlsafe.train.optimization import Optimization
+
+WEIGHTS = "model.safetensors"
+# Text settings that change the logits after the head: such models keep TRL's own head.
+_SCALED_LOGITS = ("final_logit_softcapping", "logit_scale", "output_multiplier", "lm_head_multiplier", "logits_scaling")
+
+
+def use_light_head(model: Any) -> None:
+    """Replace TRL's fused head on the CPU, where it projects every position and computes entropy and accuracy, by one that
+    projects the supervised positions only. Same output type, same log-probabilities; the metrics are zero."""
+    text = model.config.get_text_config()
+    if model.device.type != "cpu" or any(getattr(text, name, None) is not None for name in _SCALED_LOGITS):
+        return
+    original = type(model).forward
+
+    def forward(self: Any, *args: Any, fused_lm_head: bool = False, labels: Any = None, **kwargs: Any) -> Any:
+        if not fused_lm_head:
+            return original(self, *args, labels=labels, **kwargs)
+        kwargs["use_cache"] = False
+        hidden = self.base_model(*args, **kwargs).last_hidden_state[:, :-1]
+        mask = labels[:, 1:] != -100
+        logits = self.get_output_embeddings()(hidden[mask]).float()
+        found = -torch.nn.functional.cross_entropy(logits, labels[:, 1:][mask], reduction="none")
+        log_probs = found.new_zeros(mask.shape).masked_scatter(mask, found)
+        zero = torch.zeros_like(log_probs)
+        return FusedCausalLMOutput(log_probs=log_probs, entropy=zero, mean_logits=zero, is_top1=zero.bool(), label_mask=mask)
+
+    model.forward = types.MethodType(forward, model)
+
+
+class Exact(Trainer):  # type: ignore[misc]
+    """What both trainers share. `report(step, loss, grad_norm, learning_rate, tokens)` is called after every step with tensors
+    that are still on the device; `before_first_step(trainer)` once, when the optimiser exists."""
+
+    optimization: Optimization
+    lr_scheduler: Any
+    report: Callable[[int, Any, Any, float, int], None]
+    before_first_step: Callable[[Any], None]
+
+    def _send_telemetry(self) -> None:
+        return None
+
+    def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
+        if self.lr_scheduler is None:
+            self.lr_scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer or self.optimizer, self.optimization.factor)
+            self._created_lr_scheduler = True
+        return self.lr_scheduler
+
+    def _prepare_for_training(self, *args: Any, **kwargs: Any) -> Any:
+        prepared = super()._prepare_for_training(*args, **kwargs)
+        self.before_first_step(self)
+        return prepared
+
+    def floating_point_ops(self, inputs: Any) -> int:
+        return 0
+
+    def training_step(self, model: Any, inputs: Any, num_items_in_batch: Any = None) -> Any:
+        self._step_tokens = getattr(self, "_step_tokens", 0) + inputs["input_ids"].numel()
+        loss = super().training_step(model, inputs, num_items_in_batch)
+        self._step_loss = getattr(self, "_step_loss", 0) + loss
+        return loss
+
+    def _clip_grad_norm(self, model: Any) -> Any:
+        norm = super()._clip_grad_norm(model)
+        rate = self.lr_scheduler.get_last_lr()[0]
+        self.report(self.state.global_step + 1, self._step_loss, norm, rate, self._step_tokens)
+        self._step_loss, self._step_tokens = 0, 0
+        return norm
+
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        Trainer._save_checkpoint(self, model, trial)  # without TRL's model card
+
+    def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
+        out = Path(output_dir or self.args.output_dir)
+        out.mkdir(parents=True, exist_ok=True)
+        save_weights(state_dict or self.model.state_dict(), out / WEIGHTS)
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        load_weights(model or self.model, Path(resume_from_checkpoint) / WEIGHTS)
+
+
+def save_weights(state: Mapping[str, Any], file: Path) -> None:
+    """A state dict under its own names, tied tensors once."""
+    seen: set[int] = set()
+    kept = {}
+    for name, tensor in state.items():
+        if tensor.data_ptr() not in seen or tensor.numel() == 0:
+            seen.add(tensor.data_ptr())
+            kept[name] = tensor.detach().contiguous()
+    save_file(kept, file, metadata={"format": "pt"})
+
+
+def load_weights(model: Any, file: Path) -> None:
+    """The inverse: raises `CheckError` where a tensor is missing or left over."""
+    saved = load_file(file)
+    state = model.state_dict()
+    with torch.no_grad():
+        for name, tensor in saved.items():
+            if name not in state or state[name].shape != tensor.shape:
+                raise CheckError(f"{file}: '{name}' does not fit {type(model).__name__}")
+            state[name].copy_(tensor)
+    filled = {state[name].data_ptr() for name in saved}
+    missing = [name for name, tensor in state.items() if tensor.data_ptr() not in filled]
+    if missing:
+        raise CheckError(f"{file}: {len(missing)} tensors of {type(model).__name__} are missing, such as {missing[0]}")
+
+
+class Supervised(Exact, SFTTrainer):  # type: ignore[misc]
+    """Mean negative log-likelihood of the supervised tokens of the (global) batch."""
+
+    def __init__(self, model: Any, **kwargs: Any) -> None:
+        super().__init__(model=model, **kwargs)
+        use_light_head(model)
+
+    def compute_loss(self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None) -> Any:
+        outputs = model(**inputs, use_cache=False, fused_lm_head=True)
+        count = outputs.label_mask.sum() if num_items_in_batch is None else num_items_in_batch
+        loss = -outputs.log_probs.sum() / count
+        if self.args.average_tokens_across_devices and num_items_in_batch is not None:
+            loss = loss * self.accelerator.num_processes  # DDP averages the gradients, `count` is that of all processes
+        return loss
+
+
+class Preference(Exact, DPOTrainer):  # type: ignore[misc]
+    """DPO (Rafailov et al. 2023, eq. 7), TRL's loss. The reference is the model before its first step; its log-probabilities
+    are computed once, in the batches they are used in, and kept in `reference_file`, so no second model is held."""
+
+    def __init__(self, model: Any, reference_file: Path, **kwargs: Any) -> None:
+        self._reference_file = reference_file
+        super().__init__(model=model, **kwargs)
+
+    def _prepare_dataset(self, dataset: Any, *args: Any) -> Any:
+        return dataset
+
+    def _precompute_ref_logps(self, dataset: Any, name: str, batch_size: int) -> Any:
+        use_light_head(self.model)
+        if not self._reference_file.exists():
+            rows = []
+            self.model.eval()
+            for start in range(0, len(dataset), batch_size):
+                features = [dataset[i] for i in range(start, min(start + batch_size, len(dataset)))]
+                inputs = self._prepare_inputs(self.data_collator(features))
+                rows.append(torch.stack(self.compute_ref_log_probs(self.model, inputs), dim=1).float().cpu())
+            part = self._reference_file.with_suffix(".part")
+            save_file({"log_probs": torch.cat(rows)}, part)
+            part.replace(self._reference_file)
+        values = load_file(self._reference_file)["log_probs"]
+        return dataset.add_column("ref_chosen_logps", values[:, 0].tolist()).add_column(
+            "ref_rejected_logps", values[:, 1].tolist()
+        )
+
+
+def make_trainer(
+    method: str,
+    model: Any,
+    processor: Any,
+    batches: list[list[int]],
+    collator: Any,
+    optimization: Optimization,
+    seed: int,
+    folder: Path,
+    options: Mapping[str, Any],
+    callback: Any,
+) -> Any:
+    """The trainer of one phase: it reads example numbers in the order of `batches` and never shuffles.
+
+    The order is global: with several processes (or gradient accumulation) the same batch is only split differently.
+    """
+    shared: dict[str, Any] = {
+        "output_dir": str(folder),
+        "max_steps": optimization.steps,
+        "per_device_train_batch_size": optimization.batch_size,
+        "learning_rate": optimization.learning_rate,
+        "weight_decay": optimization.weight_decay,
+        "max_grad_norm": optimization.max_grad_norm,
+        "optim": "adamw_torch_fused",
+        "seed": seed,
+        "data_seed": seed,
+        "train_sampling_strategy": "sequential",
+        "logging_strategy": "no",
+        "save_strategy": "no",  # the callback asks for checkpoints
+        "logging_nan_inf_filter": False,
+        "report_to": "none",
+        "disable_tqdm": True,
+        "remove_unused_columns": False,
+        "gradient_checkpointing": False,
+        "dataloader_pin_memory": False,
+        "max_length": None,
+        "use_cpu": model.device.type == "cpu",
+        "bf16": False,
+    }
+    order = Dataset.from_dict({"example": [i for batch in batches for i in batch]})
+    inputs = {
+        "model": model,
+        "train_dataset": order,
+        "data_collator": collator,
+        "processing_class": processor,
+        "callbacks": [callback],
+    }
+    if method == "sft":
+        trainer = Supervised(args=SFTConfig(**shared, dataset_kwargs={"skip_prepare_dataset": True}), **inputs)
+    else:
+        extra = {**options, "precompute_ref_log_probs": True}
+        trainer = Preference(args=DPOConfig(**shared, **extra), reference_file=folder / "reference.safetensors", **inputs)
+    trainer.optimization = optimization
+    trainer.remove_callback(PrinterCallback)
+    return trainer
