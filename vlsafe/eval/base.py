@@ -1,4 +1,4 @@
-"""The three parts of evaluation, which never mix: benchmarks yield items, judges turn responses into labels, metrics read labels."""
+"""The three parts of evaluation, which never mix: benchmarks yield items, judges label responses, metrics read labels."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Label = Literal["refused", "answered", "other", "correct", "incorrect", "unparse
 
 @dataclass(frozen=True)
 class Item:
-    """One question of a benchmark. `target` is the right answer where it is known; `image` loads the picture when it is needed."""
+    """One question of a benchmark. `target` is the right answer where known; `image` loads the picture when it is needed."""
 
     id: str
     category: str

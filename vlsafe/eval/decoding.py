@@ -1,0 +1,260 @@
+"""Greedy answers of a vision-language model with `transformers`: prompts, batches, and the checks that come before them.
+
+Prompts are padded on the left and grouped by length; the answer to an item does not depend on its batch. That is checked on
+a probe, because it fails silently where a padding side or a position is wrong (LLaVA-1.5 lost 11 points on ScienceQA that way).
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from vlsafe.errors import CheckError, StageInterrupted
+from vlsafe.eval.base import Item
+from vlsafe.eval.engines import Answer
+from vlsafe.files import read_json
+from vlsafe.stage import Execution
+
+if TYPE_CHECKING:
+    from vlsafe.eval.engines import HfEngine
+
+PROBE_TOKENS = 3
+# Logits of one prompt alone and of the same prompt in a batch differ by rounding; by more than this share of their spread, the
+# model sees something else.
+LOGIT_TOLERANCE = {torch.float32: 1e-2, torch.float16: 5e-2, torch.bfloat16: 2e-1}
+
+
+@dataclass(frozen=True)
+class Session:
+    """A loaded model, kept for the next stage that asks it."""
+
+    model: Any
+    processor: Any
+    device: str
+    template_hash: str
+    picture_tokens: int  # image features a picture, hence image tokens a prompt
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """A rendered item: `text` with one image token for the picture, before it is expanded."""
+
+    index: int
+    text: str
+    length: int
+    picture: Callable[[], Any] | None
+
+
+def open_model(folder: Path, where: Execution) -> Session:
+    """The model in `folder`, from the cache of one where it was the last to be opened."""
+    from vlsafe.model.load import pick_device
+
+    return _open(str(folder.absolute()), str(pick_device(where.device)), (folder / "config.json").stat().st_mtime_ns)
+
+
+@functools.lru_cache(maxsize=1)
+def _open(folder: str, device: str, _written_ns: int) -> Session:
+    from transformers import GenerationConfig
+
+    from vlsafe.model.load import load_model, load_processor, template_hash
+
+    model, processor = load_model(folder, device), load_processor(folder)
+    if not hasattr(processor, "image_processor"):
+        raise CheckError(f"{folder}: holds no image processor, so it is no vision-language model: engine=hf can't ask it")
+    tokenizer = processor.tokenizer
+    ends = model.generation_config.eos_token_id
+    ends = tokenizer.eos_token_id if ends is None else ends
+    if ends is None:
+        raise CheckError(f"{folder}: neither tokenizer nor generation_config.json names an end-of-text token: set eos_token_id")
+    pad = tokenizer.pad_token_id
+    if pad is None:
+        pad = ends[0] if isinstance(ends, list) else ends
+    # A model's own settings (a temperature, a repetition penalty) would be merged into ours, and change the scores.
+    model.generation_config = GenerationConfig(
+        do_sample=False, num_beams=1, use_cache=True, eos_token_id=ends, pad_token_id=pad
+    )
+    return Session(model, processor, device, template_hash(processor), _count_picture_tokens(model, processor, device))
+
+
+def _count_picture_tokens(model: Any, processor: Any, device: str) -> int:
+    pixels = processor.image_processor([blank_picture()], return_tensors="pt")["pixel_values"]
+    with torch.inference_mode():
+        features = model.get_image_features(pixel_values=pixels.to(device, model.dtype)).pooler_output
+    return int(features[0].shape[0])
+
+
+def blank_picture() -> Any:
+    from PIL import Image
+
+    return Image.new("RGB", (336, 336), "white")
+
+
+def picture_hash(picture: Any) -> str:
+    """SHA-256 of the size and the RGB pixels."""
+    rgb = picture.convert("RGB")
+    return hashlib.sha256(f"{rgb.width}x{rgb.height}:".encode() + rgb.tobytes()).hexdigest()
+
+
+def answer_items(
+    engine: HfEngine,
+    folder: Path,
+    items: Sequence[Item],
+    on_answer: Callable[[int, Answer], None],
+    where: Execution,
+    should_stop: Callable[[], bool],
+) -> dict[str, Any]:
+    """See `Engine.answer`."""
+    torch.set_num_threads(where.threads)
+    session = open_model(folder, where)
+    check_template(session, folder)
+    prompts = render(engine, session, items)
+    facts: dict[str, Any] = {
+        "template_hash": session.template_hash,
+        "decoding": {
+            "engine": "hf",
+            "greedy": True,
+            "max_new_tokens": engine.max_new_tokens,
+            "system_prompt": engine.system_prompt,
+        },
+        "text_image": engine.text_image,
+        "batch_size": engine.batch_size,
+        "device": session.device,
+        "dtype": str(session.model.dtype).removeprefix("torch."),
+        "probe": probe(session, prompts, items),
+    }
+    tokens, started = 0, time.perf_counter()
+    for batch in batches(prompts, engine.batch_size):
+        if should_stop():
+            raise StageInterrupted(
+                "generation was stopped: the answers so far are kept, and the same command goes on from there"
+            )
+        for prompt, answer in zip(batch, ask(session, batch, items, engine.max_new_tokens), strict=True):
+            tokens += answer.new_tokens
+            on_answer(prompt.index, answer)
+    seconds = time.perf_counter() - started
+    return facts | {"new_tokens": tokens, "new_tokens_per_second": round(tokens / seconds, 1) if tokens else 0.0}
+
+
+def render(engine: HfEngine, session: Session, items: Sequence[Item]) -> list[Prompt]:
+    """The items through the chat template, in their order."""
+    prompts = []
+    for index, item in enumerate(items):
+        picture = item.image or (blank_picture if engine.text_image == "blank_image" else None)
+        parts: list[dict[str, str]] = [{"type": "image"}] if picture else []
+        messages = [{"role": "user", "content": [*parts, {"type": "text", "text": item.prompt}]}]
+        if engine.system_prompt is not None:
+            messages.insert(0, {"role": "system", "content": [{"type": "text", "text": engine.system_prompt}]})
+        text = session.processor.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
+        prompts.append(Prompt(index, text, 0, picture))
+    lengths = [len(ids) for ids in session.processor.tokenizer([p.text for p in prompts])["input_ids"]] if prompts else []
+    return [Prompt(p.index, p.text, n, p.picture) for p, n in zip(prompts, lengths, strict=True)]
+
+
+def batches(prompts: Sequence[Prompt], size: int) -> list[list[Prompt]]:
+    """Prompts of similar length together, pictures apart from plain text; the longest first, to run out of memory soon."""
+    ordered = sorted(prompts, key=lambda p: (p.picture is None, -p.length, p.index))
+    groups = [[p for p in ordered if p.picture is not None], [p for p in ordered if p.picture is None]]
+    return [group[i : i + size] for group in groups for i in range(0, len(group), size)]
+
+
+def encode(session: Session, batch: Sequence[Prompt], items: Sequence[Item]) -> tuple[Any, list[str]]:
+    """Model inputs, padded on the left, and the hash of each picture. Raises `CheckError` where a prompt's image tokens are not
+    its picture's image features, as when a prompt spells out the image token or a truncation cut into it."""
+    pictures = [p.picture() for p in batch if p.picture is not None]
+    bos = session.processor.tokenizer.bos_token
+    inputs = session.processor(
+        text=[p.text for p in batch],
+        images=pictures or None,
+        add_special_tokens=not (bos and batch[0].text.startswith(bos)),
+        padding=True,
+        padding_side="left",
+        return_tensors="pt",
+    )
+    counts = (inputs["input_ids"] == session.model.config.image_token_id).sum(-1).tolist()
+    for prompt, count in zip(batch, counts, strict=True):
+        wanted = session.picture_tokens if prompt.picture else 0
+        if count != wanted:
+            raise CheckError(
+                f"item {items[prompt.index].id}: {count} image tokens for {wanted} image features; the chat template must show "
+                "each picture once, the processor's patch size be the tower's, and a prompt must not spell out the image token"
+            )
+    hashes = iter([picture_hash(picture) for picture in pictures])
+    device, dtype = session.device, session.model.dtype
+    moved = {k: v.to(device, dtype) if v.is_floating_point() else v.to(device) for k, v in inputs.items()}
+    return moved, [next(hashes) if p.picture else "" for p in batch]
+
+
+def ask(session: Session, batch: Sequence[Prompt], items: Sequence[Item], max_new_tokens: int) -> list[Answer]:
+    inputs, hashes = encode(session, batch, items)
+    with torch.inference_mode():
+        output = session.model.generate(**inputs, max_new_tokens=max_new_tokens)
+    new = output[:, inputs["input_ids"].shape[1] :].tolist()
+    ends = session.model.generation_config.eos_token_id
+    ends = set(ends) if isinstance(ends, list) else {ends}
+    answers = []
+    for row, picture in zip(new, hashes, strict=True):
+        stop = next((i for i, token in enumerate(row) if token in ends), None)
+        kept = row if stop is None else row[:stop]
+        text = session.processor.tokenizer.decode(kept, skip_special_tokens=True).strip()
+        answers.append(Answer(text, picture, len(kept), stop is None))
+    return answers
+
+
+def check_template(session: Session, folder: Path) -> None:
+    """Raises `CheckError` where the model was trained under another chat template than the one in its folder."""
+    manifest = folder / "manifest.json"
+    trained = read_json(manifest).get("facts", {}).get("template_hash") if manifest.is_file() else None
+    if trained is not None and trained != session.template_hash:
+        raise CheckError(
+            f"{folder}: trained under chat template {trained[:12]}, but its processor holds {session.template_hash[:12]}: "
+            "answers would measure the template; restore the processor that the model was trained with"
+        )
+
+
+def probe(session: Session, prompts: Sequence[Prompt], items: Sequence[Item]) -> dict[str, Any]:
+    """The shortest and the longest prompt, alone and in one batch: the first new tokens must be the same, rounding apart.
+    Raises `CheckError` with the item's name otherwise."""
+    checked = 0
+    for group in ([p for p in prompts if p.picture], [p for p in prompts if not p.picture]):
+        ordered = sorted(group, key=lambda p: (p.length, p.index))
+        if len(ordered) < 2:
+            continue
+        sample = [ordered[0], ordered[-1]]
+        together_ids, together = _first_logits(session, sample, items)
+        for row, prompt in enumerate(sample):
+            alone_ids, alone = _first_logits(session, [prompt], items)
+            _compare(session, items[prompt.index].id, (alone_ids[0], alone[0]), (together_ids[row], together[row]))
+            checked += 1
+    return {"items": checked, "tokens": PROBE_TOKENS}
+
+
+def _first_logits(session: Session, batch: Sequence[Prompt], items: Sequence[Item]) -> tuple[list[list[int]], Any]:
+    """The first new tokens of each row, and their logits of shape (batch, tokens, vocabulary) in float32."""
+    inputs, _ = encode(session, batch, items)
+    with torch.inference_mode():
+        output = session.model.generate(**inputs, max_new_tokens=PROBE_TOKENS, output_logits=True, return_dict_in_generate=True)
+    tokens = output.sequences[:, inputs["input_ids"].shape[1] :].tolist()
+    return tokens, torch.stack(output.logits, dim=1).float()
+
+
+def _compare(session: Session, item: str, alone: tuple[list[int], Any], together: tuple[list[int], Any]) -> None:
+    """Step by step as long as both said the same so far."""
+    for step, (a, b) in enumerate(zip(alone[0], together[0], strict=False)):
+        one, many = alone[1][step], together[1][step]
+        tolerance = LOGIT_TOLERANCE.get(session.model.dtype, 2e-1)
+        gap = (one - many).abs().max().item()
+        spread = (one.max() - one.min()).item()
+        if not gap <= tolerance * max(spread, 1e-6):
+            raise CheckError(
+                f"item {item}: its answer depends on the batch (logits of new token {step} move by {gap:.3g}, of a spread of "
+                f"{spread:.3g}): padding side or positions are wrong for this model; set engine.batch_size=1"
+            )
+        if a != b:
+            return  # an even race that rounding decided

@@ -1,0 +1,71 @@
+"""Engines: what asks a model and returns its answers. `hf` generates with transformers, greedily, in this process."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+from vlsafe.eval.base import Item
+from vlsafe.registry import Component, register
+from vlsafe.settings import PositiveInt, execution
+from vlsafe.stage import Execution
+
+TextImage = Literal["no_image", "blank_image"]
+
+
+class Answer(NamedTuple):
+    """What the model said to one item. `image` is the hash of its picture's pixels, or empty; `cut` marks an answer that
+    reached the limit of new tokens without an end."""
+
+    text: str
+    image: str
+    new_tokens: int
+    cut: bool
+
+
+class Engine(Component):
+    """Base of the group `engine`. Settings are part of the key of what is generated, those marked `execution` excepted."""
+
+    def answer(
+        self,
+        model: Path,
+        items: Sequence[Item],
+        on_answer: Callable[[int, Answer], None],
+        where: Execution,
+        should_stop: Callable[[], bool],
+    ) -> dict[str, Any]:
+        """Ask `items` of the model in folder `model`; `on_answer(index, answer)` is called once for each, in any order.
+
+        Returns facts for the manifest. Raises `CheckError` where an answer would be silently wrong and `StageInterrupted`
+        after a stop signal.
+        """
+        raise TypeError(f"{type(self).__name__} is abstract")
+
+
+@register("engine", "hf")
+@dataclass(frozen=True)
+class HfEngine(Engine):
+    """Greedy decoding with `transformers`. Nothing of a model's own generation settings is used but its end-of-text tokens.
+
+    `text_image` is what a prompt without a picture gets: nothing, or a blank (white) one, which moves ASR. `system_prompt` null
+    adds none, so the chat template's own default holds.
+    """
+
+    max_new_tokens: PositiveInt
+    text_image: TextImage = "no_image"
+    system_prompt: str | None = None
+    batch_size: PositiveInt = execution(64)
+
+    def answer(
+        self,
+        model: Path,
+        items: Sequence[Item],
+        on_answer: Callable[[int, Answer], None],
+        where: Execution,
+        should_stop: Callable[[], bool],
+    ) -> dict[str, Any]:
+        from vlsafe.eval.decoding import answer_items
+
+        return answer_items(self, model, items, on_answer, where, should_stop)

@@ -1,0 +1,46 @@
+"""Suites, the config group `eval`: which benchmarks a cell's models are asked, and how many items of each."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from vlsafe.errors import ConfigError
+from vlsafe.eval.base import Benchmark
+from vlsafe.microworld.world import World
+from vlsafe.registry import Component, make, register
+from vlsafe.settings import PositiveInt
+
+
+@dataclass(frozen=True)
+class Suite(Component):
+    """Base of the group `eval`. `limit` null asks every item."""
+
+    benchmarks: tuple[str, ...]
+    limit: PositiveInt | None = None
+
+    def settings(self) -> Mapping[str, Any]:
+        """Settings that every benchmark of the suite gets."""
+        return {}
+
+    def build(self) -> list[Benchmark]:
+        """The benchmarks in their order. Raises `ConfigError` for an empty list, a name that comes twice or an unknown one."""
+        if not self.benchmarks:
+            raise ConfigError("eval.benchmarks=[]: must name at least one benchmark; eval.benchmarks=[mw_direct] asks one")
+        twice = sorted({name for name in self.benchmarks if self.benchmarks.count(name) > 1})
+        if twice:
+            raise ConfigError(f"eval.benchmarks: '{twice[0]}' is named twice; name each benchmark once")
+        return [make("benchmark", {"name": name, **self.settings()}, "eval.benchmarks") for name in self.benchmarks]
+
+
+@register("eval", "microworld")
+@dataclass(frozen=True)
+class MicroworldSuite(Suite):
+    """The microworld's benchmarks, in the world that the model was made for."""
+
+    world: World = dataclasses.field(default_factory=World)
+
+    def settings(self) -> Mapping[str, Any]:
+        return {"world": self.world}

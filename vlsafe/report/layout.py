@@ -1,0 +1,240 @@
+"""What a table of a sweep says, apart from how it looks: reference rows, then cells; axes, and their benchmarks as columns.
+
+Reference rows are the models on the way (base, adapted, tuned) that are no cell's own result; each stands once, however many
+cells share it. A setting gets a column only where the cells differ in it. The best of a column is sought among cells only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, get_args
+
+from vlsafe.eval.base import Axis
+from vlsafe.eval.metrics import BETTER, Direction, Metric, headline
+from vlsafe.report.results import CHOICES, CellResult, Scored, Status, plain
+from vlsafe.report.text import printable
+
+AXIS_TITLES: Mapping[Axis, str] = {
+    "text_safety": "text safety",
+    "multimodal_safety": "multimodal safety",
+    "over_refusal": "over-refusal",
+    "helpfulness": "helpfulness",
+}
+METRIC_TITLES = {"asr": "ASR", "refusal_rate": "refusal", "accuracy": "accuracy"}
+SHARE_WORTH_A_MARK = 0.1
+
+
+@dataclass(frozen=True)
+class Column:
+    axis: Axis
+    benchmark: str
+    metric: str
+    n: tuple[int, int] | None  # least and most of its entries; None where nothing was counted
+
+    @property
+    def better(self) -> Direction:
+        return BETTER[self.metric]
+
+    @property
+    def goal(self) -> str:
+        """The metric and its direction: 'ASR ↓'."""
+        return f"{METRIC_TITLES[self.metric]} {'↓' if self.better == 'lower' else '↑'}"
+
+
+@dataclass(frozen=True)
+class Entry:
+    """`flag` is '?' where rows could not be read, '°' where many answers neither refuse nor answer."""
+
+    metric: Metric
+    status: Status
+    flag: str = ""
+    best: bool = False
+
+
+@dataclass(frozen=True)
+class Line:
+    labels: tuple[str, ...]  # one for each of `Grid.heads`
+    entries: tuple[Entry | None, ...]  # one for each of `Grid.columns`; None where the model is not asked
+    is_cell: bool
+
+
+@dataclass(frozen=True)
+class Grid:
+    sweep: str
+    constants: tuple[str, ...]  # the settings that all cells share, as 'name value'
+    judges: tuple[str, ...]
+    conditions: tuple[str, ...]  # under which the answers were made, as 'name value'; all of a name's values where they differ
+    heads: tuple[str, ...]
+    columns: tuple[Column, ...]
+    lines: tuple[Line, ...]
+    notes: tuple[str, ...]  # legends that this table needs
+
+    @property
+    def cells(self) -> int:
+        return sum(line.is_cell for line in self.lines)
+
+
+Row = list[Scored]  # of one cell, role and judge
+
+
+def arrange(scored: Iterable[Scored]) -> Grid:
+    """The table of one sweep's records; intermediate checkpoints (`step`) are left to the curves."""
+    final = [s for s in scored if s.result.step is None]
+    several_judges = _several_judges(final)
+    rows: dict[tuple[str, str, str], Row] = {}
+    for s in final:
+        rows.setdefault((s.result.cell, s.result.role, _judge(s.result) if several_judges else ""), []).append(s)
+    cells = [row for row in rows.values() if row[0].result.final]
+    references = _distinct_references(rows.values(), cells)
+    settings = _settings(cells)
+    varied = [name for name, values in settings.items() if len(values) > 1]
+    if len(cells) == 1:  # nothing varies: what the cell is must still be said, and there is room
+        varied = [name for name in ("adaptation", "safety_tune", "merge") if name in settings]
+    columns = _columns(final)
+    lines = [_line(row, varied, columns, several_judges, shared=same) for row, same in references]
+    lines += _mark_best([_line(row, varied, columns, several_judges) for row in cells], columns)
+    return Grid(
+        sweep=printable(final[0].result.sweep) if final else "",
+        constants=tuple(f"{n} {next(iter(v))}" for n, v in settings.items() if n not in varied and len(v) == 1),
+        judges=tuple(dict.fromkeys(_judge(s.result) for s in final)),
+        conditions=_conditions(final),
+        heads=("role", *_short_names(varied), *(["judge"] if several_judges else [])),
+        columns=columns,
+        lines=tuple(lines),
+        notes=_notes(lines),
+    )
+
+
+def _judge(result: CellResult) -> str:
+    return printable(f"{result.judge} v{result.judge_version}")
+
+
+def _conditions(scored: Sequence[Scored]) -> tuple[str, ...]:
+    values: dict[str, dict[str, None]] = {}
+    for s in scored:
+        for name, value in s.result.conditions.items():
+            values.setdefault(name, {})[printable(plain(value))] = None
+    return tuple(f"{printable(name)} {' or '.join(v)}" for name, v in values.items())
+
+
+def _several_judges(scored: Sequence[Scored]) -> bool:
+    seen: dict[tuple[str, str, str], str] = {}
+    return any(
+        seen.setdefault((s.result.cell, s.result.role, s.result.benchmark), _judge(s.result)) != _judge(s.result)
+        for s in scored
+    )
+
+
+def _identity(row: Row) -> frozenset[tuple[str, str]]:
+    return frozenset((s.result.benchmark, s.result.key) for s in row)
+
+
+def _distinct_references(rows: Iterable[Row], cells: Sequence[Row]) -> list[tuple[Row, list[CellResult]]]:
+    """Each model on the way once, with the records that share it, in the order base, adapted, tuned, ... of appearance."""
+    own = {_identity(row) for row in cells}
+    found: dict[frozenset[tuple[str, str]], tuple[Row, list[CellResult]]] = {}
+    for row in rows:
+        if not row[0].result.final and _identity(row) not in own:
+            found.setdefault(_identity(row), (row, []))[1].append(row[0].result)
+    order = {"unaligned": 0, "base": 1, "adapted": 2, "tuned": 3}
+    return sorted(found.values(), key=lambda pair: order.get(pair[0][0].result.role, 4))
+
+
+def _value(result: CellResult, name: str) -> Any:
+    return result.choices.get(name) if name in CHOICES else result.swept.get(name)
+
+
+def _settings(cells: Sequence[Row]) -> dict[str, dict[str, None]]:
+    """Every setting's values over the cells, as shown, in order of appearance."""
+    names = dict.fromkeys([*CHOICES, *(n for row in cells for n in row[0].result.swept)])
+    shown = {n: dict.fromkeys(printable(plain(_value(row[0].result, n))) for row in cells) for n in names}
+    return {n: values for n, values in shown.items() if values and set(values) != {""}}
+
+
+def _shapes(role: str, order: Any, name: str) -> bool:
+    """Whether a setting (`merge`, `merge.density`, ...) has a part in how a role's model was made."""
+    group = name.partition(".")[0]
+    if group in ("safety_tune", "order"):
+        return role in ("tuned", "merged") or (role == "adapted" and order == "before")
+    if group == "adaptation":
+        return role in ("adapted", "merged") or (role == "tuned" and order != "before")
+    return role == "merged" if group == "merge" else True
+
+
+def _line(row: Row, varied: Sequence[str], columns: Sequence[Column], judged: bool, shared: Sequence[CellResult] = ()) -> Line:
+    first = row[0].result
+    labels = []
+    for name in varied:
+        values = {printable(plain(_value(r, name))) for r in shared or [first]}
+        says = len(values) == 1 and (first.final or _shapes(first.role, first.choices.get("order"), name))
+        labels.append(values.pop() if says else "")
+    role = printable(first.role)
+    if first.collapsed and "merge" in varied:
+        labels[varied.index("merge")] += "†"
+    elif first.collapsed:
+        role += "†"
+    found = {(s.result.axis, s.result.benchmark): s for s in row}
+    entries = tuple(_entry(found.get((c.axis, c.benchmark))) for c in columns)
+    return Line((role, *labels, *([_judge(first)] if judged else [])), entries, first.final)
+
+
+def _entry(scored: Scored | None) -> Entry | None:
+    if scored is None:
+        return None
+    other, unparsed = scored.metric("other_rate"), scored.metric("unparsed_rate")
+    flag = "°" if other and other.value is not None and other.value >= SHARE_WORTH_A_MARK else ""
+    return Entry(scored.headline, scored.result.status, "?" if unparsed else flag)
+
+
+def _columns(scored: Sequence[Scored]) -> tuple[Column, ...]:
+    counts: dict[tuple[Axis, str], list[int]] = {}
+    for s in scored:
+        counts.setdefault((s.result.axis, s.result.benchmark), []).extend([s.headline.n] if s.headline.n else [])
+    rank = {axis: i for i, axis in enumerate(get_args(Axis))}
+    return tuple(
+        Column(axis, benchmark, headline(axis), (min(n), max(n)) if n else None)
+        for (axis, benchmark), n in sorted(counts.items(), key=lambda item: rank[item[0][0]])
+    )
+
+
+def _mark_best(lines: list[Line], columns: Sequence[Column]) -> list[Line]:
+    """Every cell that ties for a column's best; none where all cells are alike."""
+    entries = [list(line.entries) for line in lines]
+    for c, column in enumerate(columns):
+        values = [e.metric.value for row in entries if (e := row[c]) is not None and e.metric.value is not None]
+        if len(set(values)) < 2:
+            continue
+        best = min(values) if column.better == "lower" else max(values)
+        for row in entries:
+            entry = row[c]
+            if entry is not None and entry.metric.value == best:
+                row[c] = replace(entry, best=True)
+    return [replace(line, entries=tuple(row)) for line, row in zip(lines, entries, strict=True)]
+
+
+def _short_names(names: Sequence[str]) -> list[str]:
+    """The last part of each dotted name, or all of it where that says two things."""
+    last = [printable(name.rpartition(".")[2]) for name in names]
+    return [short if last.count(short) == 1 else printable(name) for short, name in zip(last, names, strict=True)]
+
+
+def _notes(lines: Sequence[Line]) -> tuple[str, ...]:
+    entries = [e for line in lines for e in line.entries if e is not None]
+    flags = {e.flag for e in entries}
+    statuses = {e.status for e in entries}
+    known = (
+        (any(e.best for e in entries), "* best of the cells"),
+        ("°" in flags, f"° {100 * SHARE_WORTH_A_MARK:.0f} % or more of the answers neither refuse nor answer"),
+        ("?" in flags, "? some answers could not be read: not counted"),
+        (
+            any("†" in label for line in lines for label in line.labels),
+            "† one model on both sides of the merge: unmerged result",
+        ),
+        (any(e is None for line in lines for e in line.entries), "– not asked"),
+        ("failed" in statuses, "failed: see the stage's log"),
+        ("skipped" in statuses, "skipped: a stage before it failed"),
+        ("missing" in statuses, "… not there yet"),
+        (any(e.status == "done" and e.metric.n == 0 for e in entries), "n=0: nothing to count"),
+    )
+    return tuple(note for shown, note in known if shown)

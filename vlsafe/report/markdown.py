@@ -1,0 +1,64 @@
+"""The same table as Markdown (`results.md`), with every interval."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from vlsafe.files import write_atomic
+from vlsafe.report.layout import AXIS_TITLES, Entry, Grid
+from vlsafe.report.text import markdown
+
+
+def write_markdown(grid: Grid, path: Path) -> None:
+    write_atomic(path, render(grid))
+
+
+def render(grid: Grid) -> str:
+    """A heading, what all cells share, the table, and its legend."""
+    if not grid.lines:
+        return "No results yet.\n"
+    facts = [*grid.constants, f"judge {', '.join(grid.judges)}", *grid.conditions, "95 % Wilson intervals in brackets"]
+    heads = [
+        *(markdown(h) for h in grid.heads),
+        *(f"{AXIS_TITLES[c.axis]}, {c.goal}: {markdown(c.benchmark)}" for c in grid.columns),
+    ]
+    counts = [""] * len(grid.heads) + [_n(c.n) for c in grid.columns]
+    body = [[*(markdown(label) for label in line.labels), *(_draw(e) for e in line.entries)] for line in grid.lines]
+    first_cell = next((i for i, line in enumerate(grid.lines) if line.is_cell), None)
+    if first_cell:  # between the reference rows and the cells
+        body.insert(first_cell, ["*cells*", *[""] * (len(heads) - 1)])
+    lines = [
+        f"### {markdown(grid.sweep)}",
+        "",
+        " · ".join(markdown(fact) for fact in facts),
+        "",
+        _row(heads),
+        _row([":---"] * len(grid.heads) + ["---:"] * len(grid.columns)),
+        _row(counts),
+        *(_row(row) for row in body),
+        "",
+        " · ".join(["↓ lower is better, ↑ higher is better", *(markdown(note) for note in grid.notes)]),
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _row(cells: list[str]) -> str:
+    return "| " + " | ".join(cells) + " |"
+
+
+def _n(n: tuple[int, int] | None) -> str:
+    if n is None:
+        return "n=0"
+    return f"n={n[0]}" if n[0] == n[1] else f"n={n[0]}–{n[1]}"
+
+
+def _draw(entry: Entry | None) -> str:
+    if entry is None:
+        return "–"
+    if entry.status != "done":
+        return "…" if entry.status == "missing" else entry.status
+    m = entry.metric
+    if m.value is None or m.low is None or m.high is None:
+        return "n=0"
+    value = f"**{m.value:.2f}**\\*" if entry.best else f"{m.value:.2f}"
+    return f"{value}{entry.flag} [{m.low:.2f}, {m.high:.2f}]"
