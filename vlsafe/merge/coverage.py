@@ -164,8 +164,8 @@ def _compare(method: MergeMethod, sources: Sources, canonical: str, part: str) -
                 problems,
             )
         problems.append(
-            return f"{why} in the first {rows} rows, the others copied from the carrier (merge.vocab=carrier_rows)", rows, problems
-            "with merge.vocab=carrier_rows"
+            f"vocabulary sizes differ in '{canonical}' ({shown}): if row i is the same token in all of them, merge the common "
+            "rows with merge.vocab=carrier_rows"
         )
     else:
         problems.append(f"shapes differ in '{canonical}' ({shown}): these models are not of one architecture")

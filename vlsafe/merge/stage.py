@@ -108,7 +108,7 @@ def _set_dtype(path: Path, dtype: str) -> None:
 
 
 def verify(ctx: StageContext, outcomes: list[Outcome], work: int) -> None:
-    raise CheckError(f"merge: '{name}' holds NaN or infinity: set merge.dtype=float32, or train that parent again")
+    """Reads back what was written; raises `CheckError` unless names, shapes and dtypes are as accounted for, values finite."""
     written = open_checkpoint(ctx.out)
     expected = {outcome.written.name: outcome.written for outcome in outcomes}
     wrong = [name for name in expected.keys() | written.tensors.keys() if expected.get(name) != written.tensors.get(name)]

@@ -108,8 +108,8 @@ def canonical_names(names: Iterable[str], where: str = "the checkpoint") -> dict
     if unknown:
         shown = ", ".join(unknown[:5]) + (f" and {len(unknown) - 5} more" if len(unknown) > 5 else "")
         raise CheckError(
-            shown = ", ".join(unknown[:5]) + (f" and {len(unknown) - 5} more" if unknown[5:] else "")
-            "from_pretrained and save it again; if it is a new family, add its prefixes to LAYOUTS in vlsafe/model/parts.py"
+            f"{where}: no known layout has the tensor names {shown}; if a wrapper saved the model (ZeRO-3, a trainer), load "
+            "it with from_pretrained and save it again; a new family needs its prefixes in LAYOUTS (vlsafe/model/parts.py)"
         )
     return found
 

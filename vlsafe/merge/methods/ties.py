@@ -1,0 +1,111 @@
+"""TIES merging (Yadav et al., NeurIPS 2023, arXiv 2306.01708, Algorithm 1): trim task vectors, elect signs, merge what agrees.
+
+With δ_i = θ_i − θ_0, over each single parameter:
+
+    trim    δ̂_i = δ_i where |δ_i| is among the model's largest `density` share, else 0
+    elect   γ = sign(Σ w_i δ̂_i)
+    merge   δ = Σ_{i: sign(δ̂_i) = γ ≠ 0} w_i δ̂_i, divided by the sum of the same w_i (not without `normalize`)
+    θ = θ_0 + scale · δ
+
+The share is taken over each tensor (as mergekit does), or over all merged tensors at once (`trim: model`, as the authors do).
+Of magnitudes equal to the smallest one kept (compared in float32) all are kept: the result depends on no order. Where the
+weighted sum is exactly zero no sign is elected and the base stays; the authors give such parameters the commonest sign,
+mergekit the positive one.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar, Literal
+
+from vlsafe.errors import ConfigError
+from vlsafe.merge.base import Merge, MergeMethod, Stream
+from vlsafe.registry import register
+from vlsafe.settings import Fraction, PositiveFloat
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+@register("merge", "ties")
+@dataclass(frozen=True, kw_only=True)
+class Ties(MergeMethod):
+    """A single model at density 1 and scale 1 is that model, and a model merged with itself too, bit for bit."""
+
+    density: Fraction = 0.5  # share of a task vector's parameters kept
+    scale: PositiveFloat = 1.0  # λ of the paper: of the merged task vector
+    trim: Literal["tensor", "model"] = "tensor"  # what the share is taken over
+    normalize: bool = True
+
+    needs_base: ClassVar[bool] = True
+    min_models: ClassVar[int] = 1
+
+    def check_weights(self, weights: Sequence[float]) -> None:
+        super().check_weights(weights)
+        if min(weights) < 0:
+            raise ConfigError(f"merge.weights={list(weights)}: merge=ties elects signs by weight, so none may be negative")
+
+    def prepare(self, stream: Stream, weights: Sequence[float]) -> Merge:
+        if self.trim == "tensor" or self.density == 1:
+            return self.merge
+
+        def magnitudes() -> Iterable[Sequence[Tensor]]:
+            for tensors, base in stream():
+                assert base is not None
+                yield from _magnitudes(tensors, base)
+
+        return functools.partial(self._merge, self._cuts(magnitudes, len(weights)))
+
+    def merge(self, tensors: Sequence[Tensor], base: Tensor | None, weights: Sequence[float], name: str) -> Tensor:
+        """By itself it takes the tensor for the whole model, so that `trim` makes no difference."""
+        assert base is not None, "merge=ties needs the base's tensor"
+        return self._merge(self._cuts(lambda: _magnitudes(tensors, base), len(tensors)), tensors, base, weights, name)
+
+    def _cuts(self, magnitudes: Callable[[], Iterable[Sequence[Tensor]]], models: int) -> list[float]:
+        """The smallest magnitude kept of each model; zero where everything is."""
+        from vlsafe.merge.numerics import cuts
+
+        return [0.0] * models if self.density == 1 else cuts(magnitudes, models, self.density)
+
+    def _merge(
+        self, cuts: Sequence[float], tensors: Sequence[Tensor], base: Tensor | None, weights: Sequence[float], name: str
+    ) -> Tensor:
+        import torch
+
+        from vlsafe.merge.numerics import elementwise, relative
+
+        shares = relative(weights) if self.normalize else list(weights)
+
+        def elect_and_merge(start: Tensor, *models: Tensor) -> Tensor:
+            deltas = []
+            for model, cut in zip(models, cuts, strict=True):
+                delta = model - start
+                deltas.append(delta.masked_fill_(delta.float().abs_() < cut, 0.0) if cut else delta)
+            elected = torch.zeros_like(start)
+            for share, delta in zip(shares, deltas, strict=True):
+                elected.add_(delta * share)
+            elected.sign_()
+            # Means of weights rather than of task vectors: where a single model agrees, it comes out exactly as it went in.
+            agreeing, total = torch.zeros_like(start), torch.zeros_like(start)
+            for share, delta, model in zip(shares, deltas, models, strict=True):
+                agrees = delta.mul_(elected).gt(0).to(start.dtype).mul_(share)
+                total.add_(model.mul_(agrees))
+                agreeing.add_(agrees)
+            if self.normalize:
+                none = agreeing == 0
+                mean = total.div_(agreeing.masked_fill_(none, 1.0))
+                merged = mean if self.scale == 1 else mean.mul_(self.scale).add_(start * (1 - self.scale))
+                return torch.where(none, start, merged)
+            return total.sub_(agreeing.mul_(start)).mul_(self.scale).add_(start)
+
+        return elementwise(elect_and_merge, base, *tensors)
+
+
+def _magnitudes(tensors: Sequence[Tensor], base: Tensor) -> Iterator[Sequence[Tensor]]:
+    """Matching float32 pieces of each |θ_i − θ_0|."""
+    from vlsafe.merge.numerics import pieces
+
+    for start, *models in pieces(base, *tensors):
+        yield [model.sub_(start).float().abs_() for model in models]
