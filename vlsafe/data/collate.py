@@ -17,6 +17,7 @@ from vlsafe.errors import CheckError
 
 log = logging.getLogger(__name__)
 CHUNK = 512  # rows tokenised at a time
+KEPT_BYTES = 128 * 2**20  # pictures kept in memory between encoding and use; the rest is asked of the rows again
 
 
 @dataclass(frozen=True)
@@ -28,6 +29,7 @@ class Example:
     prompt: list[int]
     completions: tuple[list[int], ...]
     pictures: int
+    kept: list[Any] | None = None  # the pictures themselves, as long as they are few
 
 
 @dataclass
@@ -55,6 +57,7 @@ class Encoder:
             raise CheckError("the tokenizer has no eos_token: set one, or the model never learns to stop")
         self.end_id: int = end
         self.pad_id: int = end if pad is None else pad
+        self._kept_bytes = 0
         self._tokens_of_size: dict[tuple[int, int], int] = {}
 
     def encode(self, rows: Sequence[Mapping[str, Any]]) -> Encoded:
@@ -89,7 +92,12 @@ class Encoder:
                 continue
             result.supervised[source] += sum(map(len, completions))
             result.tokens[source] += sum(len(prompt) + len(c) for c in completions)
-            result.examples.append(Example(start + i, source, prompt, tuple(completions), len(expand)))
+            kept = self._keep(row["images"])
+            result.examples.append(Example(start + i, source, prompt, tuple(completions), len(expand), kept))
+
+    def _keep(self, pictures: list[Any]) -> list[Any] | None:
+        self._kept_bytes += sum(3 * p.size[0] * p.size[1] + 1024 for p in pictures)
+        return pictures if self._kept_bytes <= KEPT_BYTES else None
 
     def _ids(self, conversations: list[Any], answer: bool) -> list[list[int]]:
         if self.pictures is None:
@@ -172,7 +180,7 @@ class Collator:
             for name in ("ref_chosen_logps", "ref_rejected_logps"):
                 if name in features[0]:
                     batch[name] = torch.tensor([f[name] for f in features], dtype=torch.float32)
-        pictures = [picture for e in chosen for picture in self.rows[e.row]["images"]]
+        pictures = [p for e in chosen if e.pictures for p in e.kept or self.rows[e.row]["images"]]
         if pictures:
             pixels = self.encoder.pictures(pictures, return_tensors="pt")["pixel_values"]  # type: ignore[misc]
             batch["pixel_values"] = pixels if len(chosen[0].completions) == 1 else torch.cat([pixels, pixels])

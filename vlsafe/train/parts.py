@@ -8,18 +8,14 @@ from collections.abc import Sequence
 from typing import Any
 
 from vlsafe.errors import CheckError
+from vlsafe.model.parts import part_of as model_part_of
 
 PARTS = ("language_model", "projector", "vision_tower")
 
 
 def part_of(name: str) -> str:
-    """The part of the parameter `name` of a LLaVA-like model; all of a plain language model is `language_model`."""
-    pieces = name.split(".")
-    if "vision_tower" in pieces or "vision_model" in pieces:
-        return "vision_tower"
-    if "multi_modal_projector" in pieces or "mm_projector" in pieces or "image_newline" in pieces:
-        return "projector"
-    return "language_model"
+    """The part of the parameter `name`, without the layer; all of a plain language model is `language_model`."""
+    return model_part_of(name).partition(".")[0]
 
 
 def freeze_all_but(model: Any, trainable: Sequence[str], where: str) -> dict[str, int]:

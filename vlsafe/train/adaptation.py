@@ -1,0 +1,100 @@
+"""Vision-language adaptation: group `adaptation`. It gives an aligned language model eyes, with harmless data only."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from vlsafe.data.rows import TrainingData
+from vlsafe.registry import Component, register
+from vlsafe.settings import Seed
+from vlsafe.stage import StageContext
+from vlsafe.train.optimization import Optimization
+
+if TYPE_CHECKING:
+    from vlsafe.train.engine import Phase
+
+
+class Adaptation(Component):
+    """Base of the group `adaptation`: from the artifact `ctx.parents["model"]` to a model artifact in `ctx.out`."""
+
+    trains: ClassVar[bool] = True  # false: there is no such stage
+
+    @property
+    def cost_units(self) -> float:
+        """Training steps, for the estimate of time."""
+        return 0.0
+
+    def check(self) -> None:
+        """Raises `ConfigError` where settings contradict each other: called when cells are composed."""
+
+    def phases(self, data: TrainingData, more_rows: int = 0, more: Sequence[Any] = ()) -> list[Phase]:
+        """The phases of training. For joint training the last one sees `more_rows` more of its own rows, and `more` too."""
+        raise TypeError(f"adaptation={self.component_name} does not train")
+
+    def run(self, data: TrainingData, ctx: StageContext) -> None:
+        """Raises `CheckError` where training would compute something silently wrong, `StageInterrupted` on request."""
+        run_and_save(self.phases(data), ctx)
+
+
+@register("adaptation", "none")
+@dataclass(frozen=True)
+class NoAdaptation(Adaptation):
+    """The language model stays as it is; only text is asked of it."""
+
+    trains: ClassVar[bool] = False
+
+
+@register("adaptation", "llava")
+@dataclass(frozen=True)
+class Llava(Adaptation):
+    """LLaVA's two stages (Liu et al., arXiv 2304.08485 and 2310.03744): the projector alone on image-text pairs, then projector
+    and language model on visual instructions. The vision tower stays frozen."""
+
+    projector: Optimization
+    instruct: Optimization
+    seed: Seed = 0
+
+    @property
+    def cost_units(self) -> float:
+        return float(self.projector.steps + self.instruct.steps)
+
+    def phases(self, data: TrainingData, more_rows: int = 0, more: Sequence[Any] = ()) -> list[Phase]:
+        from dataclasses import replace
+
+        from vlsafe.data.mix import Mixed
+        from vlsafe.train.engine import Phase
+
+        first, second = self.projector, self.instruct
+        instructions = second.rows + more_rows
+        steps = -(-(instructions + len(more)) // second.batch_size)
+        joint = replace(second, steps=steps)
+
+        def instruct() -> Sequence[Any]:
+            rows = data.supervised("instruct", instructions, self.seed)
+            return Mixed([rows, more], self.seed) if more else rows
+
+        return [
+            Phase(
+                name="projector",
+                method="sft",
+                rows=lambda: data.supervised("projector", first.rows, self.seed),
+                optimization=first,
+                trainable=("projector",),
+                seed=self.seed,
+            ),
+            Phase("instruct", "sft", instruct, joint, ("language_model", "projector"), self.seed),
+        ]
+
+
+def run_and_save(phases: Sequence[Phase], ctx: StageContext) -> None:
+    """Train the parent through `phases` and write the model artifact to `ctx.out`."""
+    from vlsafe.model.load import load_model, load_processor, save_model
+    from vlsafe.train.engine import run_phases
+
+    parent = ctx.parents["model"]
+    model, processor = run_phases(
+        lambda: (load_model(parent, ctx.execution.device, train=True), load_processor(parent)), phases, ctx
+    )
+    save_model(model, processor, ctx.out)

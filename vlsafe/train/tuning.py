@@ -1,0 +1,187 @@
+"""Safety tuning: group `safety_tune`. It teaches a model to refuse harmful requests, with helpful data mixed in."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+from vlsafe.data.mix import Mixed, counts
+from vlsafe.data.rows import TrainingData
+from vlsafe.errors import CheckError, ConfigError
+from vlsafe.registry import Component, register
+from vlsafe.settings import Fraction, PositiveFloat, Seed
+from vlsafe.stage import StageContext
+from vlsafe.train.adaptation import Adaptation, run_and_save
+from vlsafe.train.optimization import Optimization
+
+if TYPE_CHECKING:
+    from vlsafe.train.engine import Part, Phase
+
+Order = Literal["after", "before", "joint"]
+TrainableParts = tuple[Literal["language_model", "projector", "vision_tower"], ...]
+MOST_DRAWN = 64  # times the rows that are needed, when looking for rows without pictures
+
+
+class SafetyTune(Component):
+    """Base of the group `safety_tune`: from the artifact `ctx.parents["model"]` to a model artifact in `ctx.out`."""
+
+    trains: ClassVar[bool] = True  # false: there is no such stage
+    order: Order
+
+    @property
+    def cost_units(self) -> float:
+        """Training steps, for the estimate of time."""
+        return 0.0
+
+    def check(self) -> None:
+        """Raises `ConfigError` where settings contradict each other: called when cells are composed."""
+
+    def run(
+        self, data: TrainingData, ctx: StageContext, *, text_only: bool = False, adaptation: Adaptation | None = None
+    ) -> None:
+        """`text_only`: rows without pictures only, since the projector is untrained. `adaptation`: tune jointly with it.
+
+        Raises `CheckError` where training would compute something silently wrong, `StageInterrupted` on request.
+        """
+        raise TypeError(f"safety_tune={self.component_name} does not train")
+
+
+@register("safety_tune", "none")
+@dataclass(frozen=True)
+class NoTuning(SafetyTune):
+    """The model stays as adaptation left it."""
+
+    order: Order = "after"
+    trains: ClassVar[bool] = False
+
+
+@register("safety_tune", "sft")
+@dataclass(frozen=True)
+class Supervised(SafetyTune):
+    """Supervised tuning on refusals (as VLGuard, arXiv 2402.02207: post-hoc is `after`, mixed is `joint`).
+
+    `joint` shows in one shuffled order the rows that adaptation and tuning would see one after the other, under the
+    adaptation's optimisation; `optimization` then only says how many rows the tuning brings.
+    """
+
+    optimization: Optimization
+    helpful: Fraction  # share of the adaptation's instructions among the rows
+    order: Order = "after"
+    trainable: TrainableParts = ("language_model", "projector")
+    seed: Seed = 0
+
+    @property
+    def cost_units(self) -> float:
+        return float(self.optimization.steps)
+
+    def check(self) -> None:
+        check_tuning(self.trainable, self.order)
+
+    def run(
+        self, data: TrainingData, ctx: StageContext, *, text_only: bool = False, adaptation: Adaptation | None = None
+    ) -> None:
+        parts = counts({"helpful": self.helpful, "safety": 1.0 - self.helpful}, self.optimization.rows)
+        if adaptation is not None:
+            safety = data.supervised("safety", parts["safety"], self.seed) if parts["safety"] else []
+            run_and_save(adaptation.phases(data, more_rows=parts["helpful"], more=safety), ctx)
+            return
+
+        def rows() -> Sequence[Any]:
+            helpful = draw(lambda n: data.supervised("instruct", n, self.seed), parts["helpful"], text_only, "instruct")
+            safety = draw(lambda n: data.supervised("safety", n, self.seed), parts["safety"], text_only, "safety")
+            return Mixed([helpful, safety], self.seed)
+
+        run_and_save([phase("sft", rows, self.optimization, self.trainable, self.seed, text_only)], ctx)
+
+
+@register("safety_tune", "dpo")
+@dataclass(frozen=True)
+class Preference(SafetyTune):
+    """Direct preference optimisation (Rafailov et al., arXiv 2305.18290, eq. 7), refusals preferred to harmful answers, as
+    SPA-VL does. The reference is the model that tuning starts from."""
+
+    optimization: Optimization  # batch_size counts pairs
+    beta: PositiveFloat
+    helpful: Fraction  # share of pairs that prefer an answer to a needless refusal
+    order: Order = "after"
+    trainable: TrainableParts = ("language_model", "projector")
+    seed: Seed = 0
+
+    @property
+    def cost_units(self) -> float:
+        return float(self.optimization.steps)
+
+    def check(self) -> None:
+        check_tuning(self.trainable, self.order)
+        if self.order == "joint":
+            raise ConfigError(
+                "safety_tune.order=joint: preference pairs can't be mixed with the adaptation's instructions;"
+                " set safety_tune=sft, or safety_tune.order=after or before"
+            )
+
+    def run(
+        self, data: TrainingData, ctx: StageContext, *, text_only: bool = False, adaptation: Adaptation | None = None
+    ) -> None:
+        if adaptation is not None:
+            self.check()
+            raise ConfigError("safety_tune=dpo can't be trained jointly with an adaptation: set safety_tune.order=after")
+        parts = counts({"helpful": self.helpful, "safety": 1.0 - self.helpful}, self.optimization.rows)
+
+        def rows() -> Sequence[Any]:
+            pairs = data.preferences
+            helpful = draw(
+                lambda n: pairs("helpful_preference", n, self.seed), parts["helpful"], text_only, "helpful_preference"
+            )
+            safety = draw(lambda n: pairs("preference", n, self.seed), parts["safety"], text_only, "preference")
+            return Mixed([helpful, safety], self.seed)
+
+        run_and_save([phase("dpo", rows, self.optimization, self.trainable, self.seed, text_only, {"beta": self.beta})], ctx)
+
+
+def check_tuning(trainable: Sequence[str], order: str) -> None:
+    if not trainable:
+        raise ConfigError("safety_tune.trainable=[]: nothing would be trained; name language_model, projector or both")
+    if order == "before" and "language_model" not in trainable:
+        raise ConfigError(
+            "safety_tune.order=before: there are no pictures before adaptation, so only the language model can be tuned;"
+            " add language_model to safety_tune.trainable"
+        )
+
+
+def phase(
+    method: Literal["sft", "dpo"],
+    rows: Callable[[], Sequence[Any]],
+    optimization: Optimization,
+    trainable: TrainableParts,
+    seed: int,
+    text_only: bool,
+    options: dict[str, Any] | None = None,
+) -> Phase:
+    from vlsafe.train.engine import Phase
+
+    parts: tuple[Part, ...] = ("language_model",) if text_only else trainable
+    return Phase(method, method, rows, optimization, parts, seed, options or {})
+
+
+def draw(source: Callable[[int], Sequence[Any]], n: int, text_only: bool, purpose: str) -> Sequence[Any]:
+    """`n` rows of a seeded source; with `text_only` the first `n` without pictures, drawing more until there are enough.
+
+    Raises `CheckError` where hardly any row is without pictures.
+    """
+    if n == 0:
+        return []
+    drawn = n
+    while True:
+        rows = source(drawn)
+        if not text_only:
+            return rows
+        kept = [row for row in rows if not row["images"]]
+        if len(kept) >= n:
+            return kept[:n]
+        if drawn >= n * MOST_DRAWN:
+            raise CheckError(
+                f"only {len(kept)} of {drawn} rows for {purpose} are without pictures, and {n} are needed: tuning before"
+                " adaptation, or without it, needs text rows; lower safety_tune.optimization.steps or choose other data"
+            )
+        drawn *= 2
