@@ -1,0 +1,40 @@
+"""The registered sources of training rows: group `data`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+from vlsafe.data.rows import PreferenceRow, SupervisedRow, TrainingData
+from vlsafe.microworld.world import World
+from vlsafe.registry import register
+from vlsafe.settings import Fraction
+
+# Streams keep the rows of different purposes independent of each other.
+_STREAMS = {"projector": 11, "instruct": 12, "safety": 13, "preference": 14, "helpful_preference": 15}
+
+
+@register("data", "microworld")
+@dataclass(frozen=True)
+class MicroworldData(TrainingData):
+    """The microworld's rows: made when asked for, about 0.1 ms each, the same for the same (world, purpose, seed, index)."""
+
+    world: World = field(default_factory=World)
+    borderline: Fraction = 1 / 6  # share of the `safety` rows that are borderline requests, answered
+
+    def supervised(self, purpose: Literal["projector", "instruct", "safety"], n: int, seed: int) -> Sequence[SupervisedRow]:
+        from vlsafe.microworld import mixtures
+
+        if purpose not in ("projector", "instruct", "safety"):
+            return super().supervised(purpose, n, seed)
+        makers = {"projector": mixtures.projector, "instruct": mixtures.instruct, "safety": mixtures.safety(self.borderline)}
+        return mixtures.LazyRows(makers[purpose], self.world, _STREAMS[purpose], n, seed)
+
+    def preferences(self, purpose: Literal["preference", "helpful_preference"], n: int, seed: int) -> Sequence[PreferenceRow]:
+        from vlsafe.microworld import mixtures
+
+        if purpose not in ("preference", "helpful_preference"):
+            return super().preferences(purpose, n, seed)
+        make = mixtures.preferences if purpose == "preference" else mixtures.helpful_preferences
+        return mixtures.LazyRows(make, self.world, _STREAMS[purpose], n, seed)

@@ -1,0 +1,103 @@
+"""Makes the microworld's base model: a tower that sees, a language model that is pretrained and aligned, joined untrained."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from vlsafe.stage import StageContext
+
+if TYPE_CHECKING:
+    from vlsafe.model.components import Microworld
+
+LONGEST = 128  # tokens; the longest row of the world has about 40
+_PRETRAINING, _ALIGNMENT = 1, 2  # streams of rows
+
+
+def build(settings: Microworld, ctx: StageContext) -> None:
+    """Write the model artifact of `settings` to `ctx.out`. A killed build goes on where it was, from what `ctx.work` holds."""
+    from vlsafe.microworld import mixtures
+    from vlsafe.microworld.processor import build_processor
+    from vlsafe.model.assemble import assemble
+    from vlsafe.model.load import save_model
+    from vlsafe.train.engine import Phase, run_phases
+
+    processor = build_processor()
+    world, seed = settings.world, settings.seed
+    steps = settings.pretraining.steps + settings.alignment.steps
+    tower = kept_tower(settings, ctx, steps)
+    phases = [
+        Phase(
+            name=name,
+            method="sft",
+            rows=partial(mixtures.LazyRows, make, world, stream, setting.rows, seed),
+            optimization=setting,
+            trainable=("language_model",),
+            seed=seed,
+        )
+        for name, setting, make, stream in (
+            ("pretraining", settings.pretraining, mixtures.pretraining, _PRETRAINING),
+            ("alignment", settings.alignment, mixtures.alignment, _ALIGNMENT),
+        )
+    ]
+    offset = settings.tower.steps
+    llm_ctx = replace(ctx, progress=lambda done, total, note: ctx.progress(offset + done, offset + total, note))
+    llm, _ = run_phases(lambda: (new_language_model(settings, processor.tokenizer), processor.tokenizer), phases, llm_ctx)
+    save_model(assemble(llm, tower, processor, feature_layer=-1, seed=seed), processor, ctx.out)
+
+
+def new_language_model(settings: Microworld, tokenizer: Any) -> Any:
+    """A `LlamaForCausalLM` with weights drawn from the seed; input and output embeddings are one table."""
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    config = LlamaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=settings.width,
+        intermediate_size=settings.feed_forward,
+        num_hidden_layers=settings.layers,
+        num_attention_heads=settings.heads,
+        num_key_value_heads=settings.heads,
+        max_position_embeddings=LONGEST,
+        tie_word_embeddings=True,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(settings.seed)
+        return LlamaForCausalLM(config)
+
+
+def kept_tower(settings: Microworld, ctx: StageContext, later_steps: int) -> Any:
+    """The trained tower: from `ctx.work` where an earlier try finished it."""
+    import torch
+    from safetensors.torch import load_file, save_file
+    from transformers import CLIPVisionModel
+
+    from vlsafe.microworld.tower import tower_config, train_tower
+
+    config = tower_config(settings.tower_width, settings.tower_layers, settings.tower_heads)
+    done = ctx.work / "tower.safetensors"
+    if done.exists():
+        with torch.random.fork_rng(devices=[]):
+            tower = CLIPVisionModel(config)
+        tower.load_state_dict(load_file(done))
+        return tower.eval()
+    training = settings.tower
+    tower, losses = train_tower(
+        settings.world,
+        config,
+        training.steps,
+        training.batch_size,
+        training.learning_rate,
+        settings.seed,
+        lambda step, loss: ctx.progress(step, training.steps + later_steps, f"vision tower: loss {loss:.3f}"),
+    )
+    ctx.work.mkdir(parents=True, exist_ok=True)
+    half = done.with_suffix(".half")
+    save_file(tower.state_dict(), half)
+    half.rename(done)
+    ctx.facts["tower"] = {"steps": training.steps, "final_loss": sum(losses[-10:]) / len(losses[-10:])}
+    return tower

@@ -1,0 +1,75 @@
+"""The registered sources of language models with an untrained pair of eyes: group `model`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Annotated
+
+from vlsafe.errors import ConfigError
+from vlsafe.microworld.world import World
+from vlsafe.registry import Component, register
+from vlsafe.settings import AtLeast, PositiveFloat, PositiveInt, Seed
+from vlsafe.stage import StageContext
+from vlsafe.train.optimization import Optimization
+
+
+class ModelSource(Component):
+    """Base of the group `model`: makes the role `base`, an aligned language model and a tower, joined untrained."""
+
+    @property
+    def cost_units(self) -> float:
+        """Training steps, for the estimate of time."""
+        return 1.0
+
+    def check(self) -> None:
+        """Raises `ConfigError` where settings contradict each other: called when cells are composed."""
+
+    def build(self, ctx: StageContext) -> None:
+        """Write the model and its processor to `ctx.out`, as `save_pretrained` does (weights as safetensors)."""
+        raise TypeError(f"model={self.component_name} can't be built")
+
+
+@dataclass(frozen=True)
+class TowerTraining:
+    """How the vision tower learns what each patch shows: AdamW, 20 steps of warm-up, then half a cosine down to 5 %."""
+
+    steps: PositiveInt
+    batch_size: PositiveInt
+    learning_rate: PositiveFloat
+
+
+@register("model", "microworld")
+@dataclass(frozen=True)
+class Microworld(ModelSource):
+    """A Llama of whole words, trained from nothing in two phases (pretraining, alignment), and a CLIP tower."""
+
+    pretraining: Optimization
+    alignment: Optimization
+    tower: TowerTraining
+    seed: Seed = 0  # of the weights, the rows' order and the tower; the world has its own
+    world: World = field(default_factory=World)
+    width: Annotated[int, AtLeast(8)] = 96
+    layers: PositiveInt = 6
+    heads: PositiveInt = 4
+    feed_forward: PositiveInt = 256
+    tower_width: Annotated[int, AtLeast(8)] = 64
+    tower_layers: PositiveInt = 2
+    tower_heads: PositiveInt = 4
+
+    @property
+    def cost_units(self) -> float:
+        return float(self.pretraining.steps + self.alignment.steps)
+
+    def check(self) -> None:
+        for width, heads, what in ((self.width, self.heads, ""), (self.tower_width, self.tower_heads, "tower_")):
+            if width % heads or width // heads % 2:
+                raise ConfigError(
+                    f"model.{what}width={width} over model.{what}heads={heads}: each head needs an even, whole share of the "
+                    f"width; set model.{what}width to a multiple of {2 * heads}"
+                )
+
+    def build(self, ctx: StageContext) -> None:
+        from vlsafe.microworld.build import build
+
+        self.check()
+        build(self, ctx)
