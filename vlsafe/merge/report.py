@@ -10,7 +10,7 @@ import torch
 
 from vlsafe.errors import CheckError
 from vlsafe.merge.coverage import Outcome, Sources
-from vlsafe.merge.numerics import gram
+from vlsafe.merge.numerics import all_finite, gram
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -65,7 +65,7 @@ class MergeReport:
         parents = dict(zip([source.name for source in self.sources.merged], [*tensors, base], strict=False))
         for source in self.sources.merged:
             tensor = parents[source.name]
-            if tensor is not None and not bool(tensor.isfinite().all()):
+            if tensor is not None and not all_finite(tensor):
                 raise CheckError(
                     f"merge: '{outcome.canonical}' of {source.name} ({source.checkpoint.folder}) holds NaN or infinity: "
                     "the model diverged or its save was cut; train or copy it again"

@@ -109,6 +109,8 @@ def _set_dtype(path: Path, dtype: str) -> None:
 
 def verify(ctx: StageContext, outcomes: list[Outcome], work: int) -> None:
     """Reads back what was written; raises `CheckError` unless names, shapes and dtypes are as accounted for, values finite."""
+    from vlsafe.merge.numerics import all_finite
+
     written = open_checkpoint(ctx.out)
     expected = {outcome.written.name: outcome.written for outcome in outcomes}
     wrong = [name for name in expected.keys() | written.tensors.keys() if expected.get(name) != written.tensors.get(name)]
@@ -118,5 +120,5 @@ def verify(ctx: StageContext, outcomes: list[Outcome], work: int) -> None:
     for name, info in written.tensors.items():
         ctx.progress(done, 2 * work, "checking what was written")
         done += info.parameters
-        if not bool(written.read(name).isfinite().all()):
+        if not all_finite(written.read(name)):
             raise CheckError(f"merge: '{name}' holds NaN or infinity: set merge.dtype=float32, or train that parent again")

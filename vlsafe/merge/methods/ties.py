@@ -8,7 +8,7 @@ With δ_i = θ_i − θ_0, over each single parameter:
     θ = θ_0 + scale · δ
 
 The share is taken over each tensor (as mergekit does), or over all merged tensors at once (`trim: model`, as the authors do).
-Of magnitudes equal to the smallest one kept (compared in float32) all are kept: the result depends on no order. Where the
+Of magnitudes equal to the smallest one kept all are kept: the result depends on no order. Where the
 weighted sum is exactly zero no sign is elected and the base stays; the authors give such parameters the commonest sign,
 mergekit the positive one.
 """
@@ -73,39 +73,45 @@ class Ties(MergeMethod):
         self, cuts: Sequence[float], tensors: Sequence[Tensor], base: Tensor | None, weights: Sequence[float], name: str
     ) -> Tensor:
         import torch
+        from torch.nn.functional import hardshrink
 
         from vlsafe.merge.numerics import elementwise, relative
 
         shares = relative(weights) if self.normalize else list(weights)
 
+        # What is at or above the cut: `hardshrink` zeroes what is not above its argument.
+        below = [float(torch.nextafter(torch.tensor(cut), torch.tensor(0.0))) for cut in cuts]
+
         def elect_and_merge(start: Tensor, *models: Tensor) -> Tensor:
-            deltas = []
-            for model, cut in zip(models, cuts, strict=True):
-                delta = model - start
-                deltas.append(delta.masked_fill_(delta.float().abs_() < cut, 0.0) if cut else delta)
+            deltas = [_delta(model, start) for model in models]
+            kept = [(hardshrink(delta, low) if cut else delta).double() for delta, low, cut in zip(deltas, below, cuts, strict=True)]
             elected = torch.zeros_like(start)
-            for share, delta in zip(shares, deltas, strict=True):
+            for share, delta in zip(shares, kept, strict=True):
                 elected.add_(delta * share)
             elected.sign_()
             # Means of weights rather than of task vectors: where a single model agrees, it comes out exactly as it went in.
             agreeing, total = torch.zeros_like(start), torch.zeros_like(start)
-            for share, delta, model in zip(shares, deltas, models, strict=True):
-                agrees = delta.mul_(elected).gt(0).to(start.dtype).mul_(share)
-                total.add_(model.mul_(agrees))
+            for share, delta, model in zip(shares, kept, models, strict=True):
+                agrees = (elected * delta).sign_().clamp_(min=0).mul_(share)
                 agreeing.add_(agrees)
-            if self.normalize:
-                none = agreeing == 0
-                mean = total.div_(agreeing.masked_fill_(none, 1.0))
-                merged = mean if self.scale == 1 else mean.mul_(self.scale).add_(start * (1 - self.scale))
-                return torch.where(none, start, merged)
-            return total.sub_(agreeing.mul_(start)).mul_(self.scale).add_(start)
+                total.add_(agrees.mul_(model))
+            if not self.normalize:
+                return total.sub_(agreeing.mul_(start)).mul_(self.scale).add_(start)
+            nobody = 1 - agreeing.sign()
+            mean = total.add_(nobody * start).div_(agreeing.add_(nobody))
+            return mean if self.scale == 1 else mean.mul_(self.scale).add_(start.mul_(1 - self.scale))
 
         return elementwise(elect_and_merge, base, *tensors)
 
 
+def _delta(model: Tensor, base: Tensor) -> Tensor:
+    """A piece of the task vector, which is trimmed and elects in float32 whatever the models' dtype."""
+    return (model - base).float()
+
+
 def _magnitudes(tensors: Sequence[Tensor], base: Tensor) -> Iterator[Sequence[Tensor]]:
-    """Matching float32 pieces of each |θ_i − θ_0|."""
+    """Matching pieces of each |θ_i − θ_0|."""
     from vlsafe.merge.numerics import pieces
 
     for start, *models in pieces(base, *tensors):
-        yield [model.sub_(start).float().abs_() for model in models]
+        yield [_delta(model, start).abs_() for model in models]
