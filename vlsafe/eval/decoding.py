@@ -143,8 +143,8 @@ def answer_items(
 
 
 def render(engine: HfEngine, session: Session, items: Sequence[Item]) -> list[Prompt]:
-    """The items through the chat template, in their order."""
-    prompts = []
+    """The items through the chat template, in their order. Raises `CheckError` unless each picture is shown once."""
+    token, prompts = session.processor.image_token, []
     for index, item in enumerate(items):
         picture = item.image or (blank_picture if engine.text_image == "blank_image" else None)
         parts: list[dict[str, str]] = [{"type": "image"}] if picture else []
@@ -152,6 +152,11 @@ def render(engine: HfEngine, session: Session, items: Sequence[Item]) -> list[Pr
         if engine.system_prompt is not None:
             messages.insert(0, {"role": "system", "content": [{"type": "text", "text": engine.system_prompt}]})
         text = session.processor.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
+        if text.count(token) != len(parts):
+            raise CheckError(
+                f"item {item.id}: its prompt shows {text.count(token)} '{token}' for {len(parts)} pictures; the template must "
+                "show a picture once, and the text of a prompt must not spell out the image token"
+            )
         prompts.append(Prompt(index, text, 0, picture))
     lengths = [len(ids) for ids in session.processor.tokenizer([p.text for p in prompts])["input_ids"]] if prompts else []
     return [Prompt(p.index, p.text, n, p.picture) for p, n in zip(prompts, lengths, strict=True)]
@@ -166,7 +171,7 @@ def batches(prompts: Sequence[Prompt], size: int) -> list[list[Prompt]]:
 
 def encode(session: Session, batch: Sequence[Prompt], items: Sequence[Item]) -> tuple[Any, list[str]]:
     """Model inputs, padded on the left, and the hash of each picture. Raises `CheckError` where a prompt's image tokens are not
-    its picture's image features, as when a prompt spells out the image token or a truncation cut into it."""
+    as many as its picture's image features."""
     pictures = [p.picture() for p in batch if p.picture is not None]
     bos = session.processor.tokenizer.bos_token
     inputs = session.processor(
@@ -182,8 +187,8 @@ def encode(session: Session, batch: Sequence[Prompt], items: Sequence[Item]) -> 
         wanted = session.picture_tokens if prompt.picture else 0
         if count != wanted:
             raise CheckError(
-                f"item {items[prompt.index].id}: {count} image tokens for {wanted} image features; the chat template must show "
-                "each picture once, the processor's patch size be the tower's, and a prompt must not spell out the image token"
+                f"item {items[prompt.index].id}: {count} image tokens for {wanted} image features; the processor's patch size "
+                "and feature selection must be the tower's, and nothing may cut into a prompt"
             )
     hashes = iter([picture_hash(picture) for picture in pictures])
     device, dtype = session.device, session.model.dtype

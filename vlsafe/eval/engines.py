@@ -56,7 +56,7 @@ class HfEngine(Engine):
     max_new_tokens: PositiveInt
     text_image: TextImage = "no_image"
     system_prompt: str | None = None
-    batch_size: PositiveInt = execution(64)
+    batch_size: PositiveInt = execution(128)
 
     def answer(
         self,

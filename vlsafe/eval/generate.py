@@ -17,6 +17,7 @@ from vlsafe.eval.rows import RESPONSES, line, read_partial, read_rows, write_row
 from vlsafe.files import read_json
 from vlsafe.stage import StageContext
 
+MANIFEST = "manifest.json"
 PARTIAL = "responses.partial.jsonl"
 VERSION = 1  # part of the key: raise it when a stage's rows change
 
@@ -56,7 +57,10 @@ def run(benchmark: Benchmark, engine: Engine, limit: int | None, ctx: StageConte
             handle.flush()
             ctx.progress(len(rows), len(items), benchmark.component_name)
 
-        facts = engine.answer(ctx.parents["model"], [items[i] for i in missing], keep, ctx.execution, ctx.should_stop)
+        if missing or not ctx.earlier:
+            facts = engine.answer(ctx.parents["model"], [items[i] for i in missing], keep, ctx.execution, ctx.should_stop)
+        else:  # only copied: the model is not even loaded
+            facts = {**read_json(ctx.earlier[0] / MANIFEST).get("facts", {}), "new_tokens": 0, "new_tokens_per_second": 0.0}
     write_rows(ctx.out / RESPONSES, [rows[i] for i in range(len(items))])
     cut_ids = [item.id for item in items if item.id in cut]
     ctx.facts |= facts | {
@@ -78,7 +82,7 @@ def check_ids(benchmark: str, items: Sequence[Item]) -> None:
 
 def _earlier_rows(folders: Sequence[Path]) -> Iterator[tuple[ResponseRow, bool]]:
     for folder in folders:
-        cut: set[Any] = set(read_json(folder / "manifest.json").get("facts", {}).get("cut_off_ids", []))
+        cut: set[Any] = set(read_json(folder / MANIFEST).get("facts", {}).get("cut_off_ids", []))
         for row in read_rows(folder / RESPONSES):
             yield row, row["id"] in cut
 

@@ -25,6 +25,9 @@ class Suite(Component):
         """Settings that every benchmark of the suite gets."""
         return {}
 
+    def check_model(self, model: Component) -> None:
+        """Raises `ConfigError` where these benchmarks make no sense for this model: found when cells are composed."""
+
     def build(self) -> list[Benchmark]:
         """The benchmarks in their order. Raises `ConfigError` for an empty list, a name that comes twice or an unknown one."""
         if not self.benchmarks:

@@ -16,7 +16,7 @@ from rich.text import Text
 from vlsafe.report.layout import AXIS_TITLES, Column, Entry, Grid, Line
 from vlsafe.report.text import fit, printable
 
-GAP, AXIS_GAP = 1, 3
+GAP = 1
 LABEL_CAP = 14
 SHORT_HEADS = {"adaptation": "adapt", "safety_tune": "tune"}
 SHORT_AXES = {
@@ -34,13 +34,14 @@ class Style:
 
     value: int
     interval: bool
+    axis_gap: int = 3
 
     @property
     def width(self) -> int:
         return self.value + 2 + (8 if self.interval else 0)
 
 
-WIDE, MEDIUM, COMPACT = Style(4, True), Style(4, False), Style(3, False)
+WIDE, MEDIUM, COMPACT = Style(4, True), Style(4, False), Style(3, False, axis_gap=2)
 
 
 def show(grid: Grid, console: Console | None = None) -> None:
@@ -106,7 +107,7 @@ def _heads(grid: Grid, style: Style) -> list[str]:
 def _width(grid: Grid, columns: Sequence[Column], style: Style) -> int:
     labels = sum(w + GAP for w in _label_widths(grid, _heads(grid, style)))
     axes = len({c.axis for c in columns})
-    return labels + sum(style.width + GAP for _ in columns) + axes * (AXIS_GAP - GAP)
+    return labels + sum(style.width + GAP for _ in columns) + axes * (style.axis_gap - GAP)
 
 
 def _choose(grid: Grid, width: int) -> tuple[Style, list[list[Column]]]:
@@ -134,7 +135,7 @@ def _block(grid: Grid, columns: Sequence[Column], style: Style, width: int) -> l
     labels = _label_widths(grid, heads)
     names = short_benchmarks(grid.columns)
     sizes = _sizes(columns, [names[c.benchmark] for c in columns], style, width - _width(grid, columns, style))
-    lefts = [AXIS_GAP if i == 0 or columns[i - 1].axis != c.axis else GAP for i, c in enumerate(columns)]
+    lefts = [style.axis_gap if i == 0 or columns[i - 1].axis != c.axis else GAP for i, c in enumerate(columns)]
     blank = " " * (sum(w + GAP for w in labels) - GAP)
     axes, goals, benchmarks, counts = Text(blank), Text(blank), Text(), Text(blank)
     benchmarks.append(" ".join(fit(h, w, left=True) for h, w in zip(heads, labels, strict=True)))
@@ -142,8 +143,8 @@ def _block(grid: Grid, columns: Sequence[Column], style: Style, width: int) -> l
         span = sum(sizes[start:end]) + GAP * (end - start - 1)
         title = AXIS_TITLES[columns[start].axis]
         title = title if cell_len(title) + 4 <= span else SHORT_AXES.get(title, title)
-        axes.append(" " * AXIS_GAP + _centre(fit(title, min(span, cell_len(title)), left=True), span, "─"))
-        goals.append(" " * AXIS_GAP + _centre(columns[start].goal, span, " "))
+        axes.append(" " * style.axis_gap + _centre(fit(title, min(span, cell_len(title)), left=True), span, "─"))
+        goals.append(" " * style.axis_gap + _centre(columns[start].goal, span, " "))
         for i in range(start, end):
             name = _abbreviate(names[columns[i].benchmark], sizes[i])
             benchmarks.append(" " * lefts[i] + fit(name, sizes[i], left=style.interval))

@@ -1,0 +1,69 @@
+"""A suite is a list of benchmarks by name; a wrong one fails before anything runs."""
+
+from __future__ import annotations
+
+import dataclasses
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from vlsafe import registry
+from vlsafe.errors import ConfigError
+from vlsafe.eval.suites import MicroworldSuite
+from vlsafe.microworld.world import World
+from vlsafe.settings import spec_of
+
+CONF = Path(__file__).parents[2] / "conf"
+
+
+def shipped(group: str, name: str) -> Any:
+    return yaml.safe_load((CONF / group / f"{name}.yaml").read_text())
+
+
+def test_the_shipped_suite_covers_every_axis_in_the_models_world() -> None:
+    settings = shipped("eval", "microworld") | {"world": {"seed": 5}}
+    suite = registry.make("eval", settings)
+    benchmarks = suite.build()
+    assert [b.component_name for b in benchmarks] == settings["benchmarks"]
+    assert {b.axis for b in benchmarks} == {"text_safety", "multimodal_safety", "over_refusal", "helpfulness"}
+    assert {b.world for b in benchmarks} == {World(seed=5)}
+
+
+@pytest.mark.parametrize(("group", "name"), [("judge", "exact"), ("judge", "keyword"), ("engine", "hf")])
+def test_shipped_settings_build(group: str, name: str) -> None:
+    assert registry.make(group, shipped(group, name)).component_name == name
+
+
+@pytest.mark.parametrize(
+    ("names", "told"),
+    [
+        (("mw_direkt",), "did you mean 'mw_direct'"),
+        (("mw_direct", "mw_wrapped", "mw_direct"), "'mw_direct' is named twice"),
+        ((), "must name at least one"),
+    ],
+)
+def test_a_wrong_list_of_benchmarks_is_told(names: tuple[str, ...], told: str) -> None:
+    with pytest.raises(ConfigError, match=told):
+        MicroworldSuite(benchmarks=names).build()
+
+
+def test_a_limit_below_one_is_told() -> None:
+    with pytest.raises(ConfigError, match=r"eval\.limit=0: must be at least 1"):
+        registry.make("eval", shipped("eval", "microworld") | {"limit": 0, "world": {}})
+
+
+def test_batch_size_is_not_in_the_key_and_the_rest_is() -> None:
+    engine = registry.make("engine", shipped("engine", "hf"))
+    assert spec_of(dataclasses.replace(engine, batch_size=1)) == spec_of(engine)
+    assert set(spec_of(engine)) == {"name", "max_new_tokens", "text_image", "system_prompt"}
+
+
+def test_components_are_known_without_heavy_imports() -> None:
+    modules = "vlsafe.eval.benchmarks, vlsafe.eval.engines, vlsafe.eval.judges, vlsafe.eval.suites"
+    heavy = "{'torch', 'transformers', 'trl', 'numpy', 'PIL', 'pandas'}"
+    script = f"import sys, {modules}; print(sorted({heavy} & set(sys.modules)))"
+    assert subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout == "[]\n"
