@@ -50,8 +50,14 @@ def make_model(tmp_path: Path) -> MakeModel:
     def make(name: str, tensors: Mapping[str, torch.Tensor] | int, config: Mapping[str, Any] | None = None) -> Path:
         folder = tmp_path / name
         folder.mkdir()
-        save_file(dict(llava_tensors(tensors) if isinstance(tensors, int) else tensors), folder / "model.safetensors", {"format": "pt"})
-        (folder / "config.json").write_text(json.dumps({"dtype": "float32", "text_config": {"dtype": "float32"}} | dict(config or {})))
+        save_file(
+            dict(llava_tensors(tensors) if isinstance(tensors, int) else tensors),
+            folder / "model.safetensors",
+            {"format": "pt"},
+        )
+        (folder / "config.json").write_text(
+            json.dumps({"dtype": "float32", "text_config": {"dtype": "float32"}} | dict(config or {}))
+        )
         (folder / "tokenizer.json").write_text(json.dumps({"of": name}))
         (folder / "chat_template.jinja").write_text(f"template of {name}")
         (folder / "train_log.jsonl").write_text("not part of a model")
@@ -77,7 +83,9 @@ class Merged:
 def merge(tmp_path: Path) -> Callable[..., Merged]:
     """(method, models, base, carrier, further fields of the context) -> what the stage made of them."""
 
-    def run_stage(method: MergeMethod, *models: Path, base: Path | None = None, carrier: Path | None = None, **more: Any) -> Merged:
+    def run_stage(
+        method: MergeMethod, *models: Path, base: Path | None = None, carrier: Path | None = None, **more: Any
+    ) -> Merged:
         parents = {f"model_{i}": folder for i, folder in enumerate(models)} | {"carrier": carrier or models[-1]}
         out = tmp_path / f"merged-{len(list(tmp_path.glob('merged-*')))}"
         out.mkdir()

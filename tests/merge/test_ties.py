@@ -46,7 +46,9 @@ def cases(draw: st.DrawFn) -> tuple[list[list[float]], list[float], list[float]]
 
 
 @given(cases(), st.sampled_from([0.0, 0.1, 0.2, 0.5, 0.8, 1.0]), st.sampled_from([0.3, 1.0, 1.7]), st.booleans())
-def test_it_is_algorithm_1(case: tuple[list[list[float]], list[float], list[float]], density: float, scale: float, norm: bool) -> None:
+def test_it_is_algorithm_1(
+    case: tuple[list[list[float]], list[float], list[float]], density: float, scale: float, norm: bool
+) -> None:
     values, base, weights = case
     method = Ties(density=density, scale=scale, normalize=norm)
     got = method.merge([torch.tensor(v) for v in values], torch.tensor(base), weights, "x")

@@ -16,10 +16,9 @@ if TYPE_CHECKING:
 PIECE = 1 << 16  # elements; 0.5 MB in float64. Fastest from 2^15 to 2^17 with 1 MB of second-level cache
 
 
-def relative(weights: Sequence[float]) -> list[float]:
-    """Weights as multiples of the largest, so that equal ones are exactly 1 and their sums exact in float64."""
-    largest = max(weights, key=abs)
-    return [weight / largest for weight in weights]
+def plain(weights: Sequence[float]) -> list[float]:
+    """Equal weights as ones, so that weighted sums of float32 values are exact in float64 and forget their order."""
+    return [1.0] * len(weights) if len(set(weights)) == 1 else list(weights)
 
 
 def pieces(*tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:

@@ -32,9 +32,9 @@ class Linear(MergeMethod):
             raise ConfigError(f"merge.weights={list(weights)}: sum to zero, and normalize divides by that; set normalize=false")
 
     def merge(self, tensors: Sequence[Tensor], base: Tensor | None, weights: Sequence[float], name: str) -> Tensor:
-        from vlsafe.merge.numerics import elementwise, relative
+        from vlsafe.merge.numerics import elementwise, plain
 
-        shares = relative(weights) if self.normalize else list(weights)
+        shares = plain(weights) if self.normalize else list(weights)
         used = [(share, tensor) for share, tensor in zip(shares, tensors, strict=True) if share]
 
         def weighted_mean(*chunks: Tensor) -> Tensor:

@@ -75,16 +75,18 @@ class Ties(MergeMethod):
         import torch
         from torch.nn.functional import hardshrink
 
-        from vlsafe.merge.numerics import elementwise, relative
+        from vlsafe.merge.numerics import elementwise, plain
 
-        shares = relative(weights) if self.normalize else list(weights)
+        shares = plain(weights) if self.normalize else list(weights)
 
         # What is at or above the cut: `hardshrink` zeroes what is not above its argument.
         below = [float(torch.nextafter(torch.tensor(cut), torch.tensor(0.0))) for cut in cuts]
 
         def elect_and_merge(start: Tensor, *models: Tensor) -> Tensor:
             deltas = [_delta(model, start) for model in models]
-            kept = [(hardshrink(delta, low) if cut else delta).double() for delta, low, cut in zip(deltas, below, cuts, strict=True)]
+            kept = [
+                (hardshrink(delta, low) if cut else delta).double() for delta, low, cut in zip(deltas, below, cuts, strict=True)
+            ]
             elected = torch.zeros_like(start)
             for share, delta in zip(shares, kept, strict=True):
                 elected.add_(delta * share)
