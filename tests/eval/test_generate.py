@@ -212,6 +212,18 @@ def test_padding_on_the_wrong_side_stops_the_stage(model: Path, folder: Folder, 
         run(folder("out"), model)
 
 
+def test_weights_that_are_not_finite_stop_the_stage(model: Path, folder: Folder) -> None:
+    from safetensors.torch import load_file, save_file
+
+    other = folder("other")
+    shutil.copytree(model, other, dirs_exist_ok=True)
+    weights = load_file(other / "model.safetensors")
+    weights[next(name for name in weights if name.endswith("lm_head.weight"))][0] = float("nan")
+    save_file(weights, other / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(CheckError, match="logits are not finite"):
+        run(folder("out"), other)
+
+
 def test_no_control_character_stands_in_the_file(folder: Folder) -> None:
     from vlsafe.eval.rows import write_rows
 

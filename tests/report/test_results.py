@@ -11,7 +11,7 @@ import pytest
 from tests.report.sweeps import labels, share, sweep
 from vlsafe.errors import CheckError
 from vlsafe.eval.metrics import wilson
-from vlsafe.report.results import CellResult, score, write_csv
+from vlsafe.report.results import CellResult, conditions, score, write_csv
 
 CONTRACT = (
     "sweep,cell,role,model,adaptation,safety_tune,order,merge,seed,step,axis,benchmark,metric,value,n,ci_low,ci_high,judge,"
@@ -82,6 +82,16 @@ def test_values_that_hold_commas_and_quotes_survive(tmp_path: Path) -> None:
     results = sweep(tmp_path, swept={"merge.weights": [[0.5, 0.25]], "note": ['a "b", c']})
     row = lines(results, tmp_path)[0]
     assert (row["merge.weights"], row["note"]) == ("[0.5, 0.25]", 'a "b", c')
+
+
+def test_conditions_are_read_off_the_manifest_of_the_answers() -> None:
+    decoding = {"engine": "hf", "greedy": True, "max_new_tokens": 32, "system_prompt": None}
+    assert conditions({"template_hash": "ab12", "decoding": decoding, "text_image": "no_image"}) == {
+        "template": "ab12",
+        "decoding": "greedy, 32 new tokens",
+        "text prompts": "no_image",
+    }
+    assert conditions({}) == {}
 
 
 def test_a_label_that_is_none_is_an_error(tmp_path: Path) -> None:

@@ -52,15 +52,22 @@ class Prompt:
     picture: Callable[[], Any] | None
 
 
+_opened: dict[tuple[Path, str, int], Session] = {}  # one at most: all of a model's benchmarks are asked one after another
+
+
 def open_model(folder: Path, where: Execution) -> Session:
-    """The model in `folder`, from the cache of one where it was the last to be opened."""
+    """The model in `folder`, loaded unless it was the last to be opened. The one before is let go first: two may not fit."""
     from vlsafe.model.load import pick_device
 
-    return _open(str(folder.absolute()), str(pick_device(where.device)), (folder / "config.json").stat().st_mtime_ns)
+    device = str(pick_device(where.device))
+    at = (folder.absolute(), device, (folder / "config.json").stat().st_mtime_ns)
+    if at not in _opened:
+        _opened.clear()
+        _opened[at] = _load(folder, device)
+    return _opened[at]
 
 
-@functools.lru_cache(maxsize=1)
-def _open(folder: str, device: str, _written_ns: int) -> Session:
+def _load(folder: Path, device: str) -> Session:
     from transformers import GenerationConfig
 
     from vlsafe.model.load import load_model, load_processor, template_hash
@@ -84,16 +91,18 @@ def _open(folder: str, device: str, _written_ns: int) -> Session:
 
 
 def _count_picture_tokens(model: Any, processor: Any, device: str) -> int:
-    pixels = processor.image_processor([blank_picture()], return_tensors="pt")["pixel_values"]
+    pixels = processor.image_processor([blank_picture(processor)], return_tensors="pt")["pixel_values"]
     with torch.inference_mode():
         features = model.get_image_features(pixel_values=pixels.to(device, model.dtype)).pooler_output
     return int(features[0].shape[0])
 
 
-def blank_picture() -> Any:
+def blank_picture(processor: Any) -> Any:
+    """White, of the size that the processor makes of every picture."""
     from PIL import Image
 
-    return Image.new("RGB", (336, 336), "white")
+    size = processor.image_processor.crop_size or processor.image_processor.size
+    return Image.new("RGB", (size["width"], size["height"]), "white")
 
 
 def picture_hash(picture: Any) -> str:
@@ -145,8 +154,9 @@ def answer_items(
 def render(engine: HfEngine, session: Session, items: Sequence[Item]) -> list[Prompt]:
     """The items through the chat template, in their order. Raises `CheckError` unless each picture is shown once."""
     token, prompts = session.processor.image_token, []
+    blank = functools.partial(blank_picture, session.processor) if engine.text_image == "blank_image" else None
     for index, item in enumerate(items):
-        picture = item.image or (blank_picture if engine.text_image == "blank_image" else None)
+        picture = item.image or blank
         parts: list[dict[str, str]] = [{"type": "image"}] if picture else []
         messages = [{"role": "user", "content": [*parts, {"type": "text", "text": item.prompt}]}]
         if engine.system_prompt is not None:
@@ -225,13 +235,13 @@ def check_template(session: Session, folder: Path) -> None:
 
 def probe(session: Session, prompts: Sequence[Prompt], items: Sequence[Item]) -> dict[str, Any]:
     """The shortest and the longest prompt, alone and in one batch: the first new tokens must be the same, rounding apart.
-    Raises `CheckError` with the item's name otherwise."""
+    Raises `CheckError` with the item's name otherwise, and where the logits are not finite."""
     checked = 0
     for group in ([p for p in prompts if p.picture], [p for p in prompts if not p.picture]):
         ordered = sorted(group, key=lambda p: (p.length, p.index))
-        if len(ordered) < 2:
+        sample = ordered[:1] + ordered[1:][-1:]
+        if not sample:
             continue
-        sample = [ordered[0], ordered[-1]]
         together_ids, together = _first_logits(session, sample, items)
         for row, prompt in enumerate(sample):
             alone_ids, alone = _first_logits(session, [prompt], items)
@@ -253,6 +263,10 @@ def _compare(session: Session, item: str, alone: tuple[list[int], Any], together
     """Step by step as long as both said the same so far."""
     for step, (a, b) in enumerate(zip(alone[0], together[0], strict=False)):
         one, many = alone[1][step], together[1][step]
+        if not one.isfinite().all():
+            raise CheckError(
+                f"item {item}: the model's logits are not finite: its weights are broken (a merge or a training diverged)"
+            )
         tolerance = LOGIT_TOLERANCE.get(session.model.dtype, 2e-1)
         gap = (one - many).abs().max().item()
         spread = (one.max() - one.min()).item()

@@ -19,7 +19,6 @@ from vlsafe.stage import StageContext
 
 MANIFEST = "manifest.json"
 PARTIAL = "responses.partial.jsonl"
-VERSION = 1  # part of the key: raise it when a stage's rows change
 
 
 def run(benchmark: Benchmark, engine: Engine, limit: int | None, ctx: StageContext) -> None:

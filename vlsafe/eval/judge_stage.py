@@ -10,8 +10,6 @@ from vlsafe.eval.base import Judge, Label, LabelRow, ResponseRow
 from vlsafe.eval.rows import LABELS, RESPONSES, read_rows, write_rows
 from vlsafe.stage import StageContext
 
-VERSION = 1  # part of the key
-
 
 def run(judge: Judge, ctx: StageContext) -> None:
     """Label the rows in `ctx.parents["responses"]`, in their order; facts: n and a count for each label.

@@ -62,6 +62,7 @@ class Line:
 @dataclass(frozen=True)
 class Grid:
     sweep: str
+    cells: int  # points of the grid; under several judges each has several lines
     constants: tuple[str, ...]  # the settings that all cells share, as 'name value'
     judges: tuple[str, ...]
     conditions: tuple[str, ...]  # under which the answers were made, as 'name value'; all of a name's values where they differ
@@ -69,10 +70,6 @@ class Grid:
     columns: tuple[Column, ...]
     lines: tuple[Line, ...]
     notes: tuple[str, ...]  # legends that this table needs
-
-    @property
-    def cells(self) -> int:
-        return sum(line.is_cell for line in self.lines)
 
 
 Row = list[Scored]  # of one cell, role and judge
@@ -96,6 +93,7 @@ def arrange(scored: Iterable[Scored]) -> Grid:
     lines += _mark_best([_line(row, varied, columns, several_judges) for row in cells], columns)
     return Grid(
         sweep=printable(final[0].result.sweep) if final else "",
+        cells=len({row[0].result.cell for row in cells}),
         constants=tuple(f"{n} {next(iter(v))}" for n, v in settings.items() if n not in varied and len(v) == 1),
         judges=tuple(dict.fromkeys(_judge(s.result) for s in final)),
         conditions=_conditions(final),

@@ -81,6 +81,20 @@ def score(results: Iterable[CellResult]) -> list[Scored]:
     return scored
 
 
+def conditions(facts: Mapping[str, Any]) -> dict[str, str]:
+    """What a `generate` manifest's facts say of how its answers were made, for `CellResult.conditions`."""
+    decoding = facts.get("decoding", {})
+    said = {
+        "template": facts.get("template_hash"),
+        "decoding": f"{'greedy' if decoding.get('greedy') else 'sampled'}, {decoding.get('max_new_tokens')} new tokens"
+        if decoding
+        else None,
+        "system prompt": decoding.get("system_prompt"),
+        "text prompts": facts.get("text_image"),
+    }
+    return {name: str(value) for name, value in said.items() if value is not None}
+
+
 def read_labels(folder: Path) -> list[Label]:
     labels = [row.get("label") for row in read_rows(folder / "labels.jsonl")]
     strange = [label for label in labels if label not in get_args(Label)]
