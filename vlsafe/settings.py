@@ -31,7 +31,7 @@ class Between:
     high: float
 
     def complaint(self, value: float) -> str | None:
-        return None if self.low <= value <= self.high else f"must be between {self.low:g} and {self.high:g}"
+        return None if self.low <= value <= self.high else f"must be between {self.low:.12g} and {self.high:.12g}"
 
 
 @dataclass(frozen=True)
@@ -82,16 +82,17 @@ def _hints(cls: Any) -> dict[str, Any]:
 def build(cls: type[T], values: Mapping[str, Any], where: str) -> T:
     """An instance of dataclass `cls`; raises `ConfigError` for unknown, missing, ill-typed or out-of-range fields."""
     fields = {f.name: f for f in dataclasses.fields(cls) if f.init}  # type: ignore[arg-type]
-    hints = _hints(cls)
+    at = f"{where}." if where else ""
+    hints = _hints(typing.cast(Any, cls))
     for name in values:
         if name not in fields:
-            raise ConfigError(f"{where}.{name}: unknown setting; {closest(str(name), list(fields))}")
+            raise ConfigError(f"{at}{name}: unknown setting; {closest(str(name), list(fields))}")
     built: dict[str, Any] = {}
     for name, field in fields.items():
         if name in values:
-            built[name] = convert(hints[name], values[name], f"{where}.{name}")
+            built[name] = convert(hints[name], values[name], f"{at}{name}")
         elif field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING:
-            raise ConfigError(f"{where}.{name}: must be set")
+            raise ConfigError(f"{at}{name}: must be set")
     return cls(**built)
 
 

@@ -84,7 +84,7 @@ class Store:
         return manifest
 
     def exists(self, stage: str, key: str, version: int | None = None) -> bool:
-        """True when every file is there with its size; raises `CorruptArtifactError` otherwise. Hashes wait for the first read."""
+        """True when every file is there with its size, else `CorruptArtifactError`. Hashes wait for the first read."""
         if not self.path(stage, key).is_dir():
             return False
         manifest = self.manifest(stage, key)
@@ -153,8 +153,12 @@ class Store:
         return mine
 
     def publish(self, scratch: Path, stage: str, key: str, manifest: dict[str, Any], family: str | None = None) -> bool:
-        """Complete the manifest, drop `work`, and rename into place. False where another process was first: ours is discarded."""
-        shutil.rmtree(scratch / WORK, ignore_errors=True)
+        """Complete the manifest and rename into place. False where another process was first: ours is discarded."""
+        # Set aside where a next try would find it, not deleted yet: a kill before the rename must not cost the checkpoints.
+        aside = scratch.with_name(scratch.name + "-published")
+        aside.mkdir()
+        with contextlib.suppress(FileNotFoundError):
+            (scratch / WORK).rename(aside / WORK)
         files = {}
         for name in files_below(scratch):
             with (scratch / name).open("rb") as handle:
@@ -170,8 +174,10 @@ class Store:
             if not target.is_dir():
                 raise
             shutil.rmtree(scratch, ignore_errors=True)
+            shutil.rmtree(aside, ignore_errors=True)
             return False
         sync_folder(target.parent)
+        shutil.rmtree(aside, ignore_errors=True)
         if family is not None:
             mark = self.root / ".families" / family / key
             mark.parent.mkdir(parents=True, exist_ok=True)

@@ -43,6 +43,13 @@ class PreferenceRow(TypedDict):
 class TrainingData(Component):
     """Base of the group `data`: the rows that adaptation and safety tuning learn from."""
 
+    def check_model(self, model: Component) -> None:
+        """Raises `ConfigError` where these rows make no sense for this model: found when cells are composed."""
+
+    def fingerprints(self) -> dict[str, str]:
+        """Content hashes or revisions of the files behind the rows, for the key; empty where the settings say it all."""
+        return {}
+
     def supervised(self, purpose: Literal["projector", "instruct", "safety"], n: int, seed: int) -> Sequence[SupervisedRow]:
         """`n` rows in a seeded order: image-text pairs for the projector, instructions, or refusals of harmful requests."""
         raise TypeError(f"data={self.component_name} has no rows for {purpose}")

@@ -1,0 +1,45 @@
+# `make` prints what there is. Everything runs in .venv, which `make setup` makes and keeps up to date.
+SHELL := /bin/bash
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.setup-done
+export HF_HUB_DISABLE_TELEMETRY := 1
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test check format plan bench bench-startup bench-grid bench-step bench-merge clean
+
+help: ## Print this help
+	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  \033[1m%-14s\033[0m %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+setup: $(STAMP) ## Make .venv with pinned versions (again only when they change)
+
+$(STAMP): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "vlsafe needs Python 3.11 or later: make PYTHON=python3.11 setup")'
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	# torch comes first and pinned: a bare requirement would take the newest build with its CUDA packages
+	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt torch
+	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	@touch $@
+
+demo: setup ## Run the study on the microworld: adaptation x safety tuning x merging, and its table
+	$(BIN)/python launch/train.py -m +experiment=demo
+
+plan: setup ## Show what `make demo` would run
+	$(BIN)/python launch/plan.py +experiment=demo
+
+test: setup ## Run the tests
+	$(BIN)/python -m pytest
+
+check: setup ## Lint, formatting and types
+	$(BIN)/ruff check vlsafe launch tests
+	$(BIN)/ruff format --check vlsafe launch tests
+	$(BIN)/mypy
+
+format: setup ## Put the code into the project's format
+	$(BIN)/ruff check --fix vlsafe launch tests
+	$(BIN)/ruff format vlsafe launch tests
+
+clean: ## Remove caches and build files; outputs/ and .venv stay
+	rm -rf .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist *.egg-info
+	find vlsafe launch tests -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,198 @@
+"""What `launch/train.py` and `launch/plan.py` do: cells → plan → executor → results. Hydra composes, everything else is here."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+import traceback
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import hydra
+from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from rich.console import Console
+
+from vlsafe.cells import GROUPS, Cell, RunSettings, make_cell
+from vlsafe.config_errors import explain
+from vlsafe.errors import ConfigError, VlsafeError
+from vlsafe.execute.executor import Executor, Outcome
+from vlsafe.execute.survey import Survey, survey, wall_seconds
+from vlsafe.hydra_plugins import Grid, register_plugins, take_over
+from vlsafe.plan import Plan, make_plan
+from vlsafe.store import Store
+from vlsafe.sweep import Sweep, check_name, default_name, open_sweep, save_record
+
+Action = Literal["train", "plan"]
+BAD_INPUT, STAGE_FAILED, STOPPED, BUG = 2, 1, 130, 70
+
+
+def main(action: Action, conf: Path) -> None:
+    """Exit status: 0 all done, 1 a stage failed, 2 bad input, 130 stopped by Ctrl-C."""
+    os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # errors come to us, to be said in one line
+    with errors_in_one_line():
+        register_plugins()
+        take_over(sys.argv)
+
+        @hydra.main(version_base="1.3", config_path=str(conf.absolute()), config_name="config")
+        def launch(configs: Any) -> None:
+            grid = configs if isinstance(configs, Grid) else Grid([configs], [], [])
+            status = run(action, grid)
+            if status:
+                sys.exit(status)
+
+        launch()
+
+
+class errors_in_one_line:  # noqa: N801
+    """Ends the process with one line for the user; what is a bug leaves its traceback in a file."""
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: Any) -> Literal[False]:
+        if error is None or isinstance(error, SystemExit):
+            return False
+        console = Console(stderr=True, highlight=False)
+        if isinstance(error, KeyboardInterrupt):
+            sys.exit(STOPPED)
+        if isinstance(error, BrokenPipeError):
+            sys.exit(0)
+        if isinstance(error, (VlsafeError, HydraException, OmegaConfBaseException)):
+            message = " ".join(str(error).split()) if isinstance(error, VlsafeError) else explain(error)
+            console.print(f"error: {message}", style="red", markup=False, soft_wrap=True)
+            sys.exit(BAD_INPUT)
+        log = Path.cwd() / "outputs" / "error.log"
+        try:
+            log.parent.mkdir(parents=True, exist_ok=True)
+            log.write_text("".join(traceback.format_exception(error)))
+            where = f"traceback in {log}"
+        except OSError:
+            where = "".join(traceback.format_exception(error))
+        console.print(f"error: {type(error).__name__}: {error} ({where})", style="red", markup=False, soft_wrap=True)
+        sys.exit(BUG)
+
+
+def cells_of(grid: Grid) -> list[Cell]:
+    cells = []
+    for config in grid.configs:
+        choices = OmegaConf.to_container(config.hydra.runtime.choices)
+        assert isinstance(choices, dict)
+        plain = OmegaConf.to_container(_without_hydra(config), resolve=True, throw_on_missing=True)
+        assert isinstance(plain, dict)
+        cells.append(make_cell({str(k): v for k, v in plain.items()}, {g: str(choices.get(g)) for g in GROUPS}))
+    return cells
+
+
+def _without_hydra(config: DictConfig) -> DictConfig:
+    return OmegaConf.masked_copy(config, [k for k in config if k != "hydra"])
+
+
+def run(action: Action, grid: Grid) -> int:
+    began = time.monotonic()
+    console = Console(highlight=False)
+    cells = cells_of(grid)
+    settings = cells[0].run
+    name = settings.sweep or default_name(grid.overrides)
+    check_name(name)
+    folder = Path(settings.outputs).absolute() / "sweeps" / name
+    sweep = open_sweep(folder, name, cells, grid.swept)
+    plan = make_plan(sweep.cells)
+    store = Store(Path(settings.store))
+    if action == "plan":
+        show_plan(plan, survey(plan, store, mend=False), store, folder, settings, console)
+        return 0
+    store.check_writable()
+    return execute(sweep, plan, store, settings, console, began)
+
+
+def executor_of(plan: Plan, found: Survey, store: Store, folder: Path, settings: RunSettings) -> Executor:
+    return Executor(plan, store, folder, settings, found)
+
+
+def wall(executor: Executor, seconds: Mapping[str, float | None]) -> float | None:
+    """None while some stage has no estimate."""
+    known = {id: s for id, s in seconds.items() if s is not None}
+    if len(known) < len(seconds):
+        return None
+    return wall_seconds(executor.plan, executor.groups(), known, executor.threads, executor.jobs, executor.cores)
+
+
+def show_plan(plan: Plan, found: Survey, store: Store, folder: Path, settings: RunSettings, console: Console) -> None:
+    from vlsafe.report.plan_view import plan_table, summary
+
+    executor = executor_of(plan, found, store, folder, settings)
+    console.print(plan_table(plan, found, console, {id: executor.threads(s) for id, s in plan.stages.items()}))
+    for note in found.notes:
+        console.print(note, style="yellow", markup=False, soft_wrap=True)
+    console.print(summary(plan, found, wall(executor, found.seconds)), soft_wrap=True)
+
+
+def execute(sweep: Sweep, plan: Plan, store: Store, settings: RunSettings, console: Console, began: float) -> int:
+    from vlsafe.report.live import View
+    from vlsafe.report.outputs import write_cells, write_plan
+    from vlsafe.report.plan_view import summary
+
+    found = survey(plan, store, mend=True)
+    store.check_writable(2 * found.bytes_needed)
+    executor = executor_of(plan, found, store, sweep.folder, settings)
+    if found.to_run:
+        executor.pool.warm_up()
+    save_record(sweep)
+    states = {id: "pending" if id in found.to_run else "exists" for id in plan.stages}
+    write_plan(sweep, plan, found, states)
+    console.print(f"sweep {sweep.name}", style="bold", markup=False)
+    for note in found.notes:
+        console.print(note, style="yellow", markup=False, soft_wrap=True)
+    console.print(summary(plan, found, wall(executor, found.seconds)), soft_wrap=True)
+    outcome = Outcome({})
+    if found.to_run:
+        with View(plan, console, settings.live, time_left(executor)) as view:
+            executor.on_change = view
+            outcome = executor.execute()
+        states |= {id: progress.state for id, progress in outcome.stages.items()}
+        write_plan(sweep, plan, found, states)
+    write_cells(sweep, plan, states, store)
+    return report(sweep, plan, store, states, outcome, console, began)
+
+
+def time_left(executor: Executor) -> Callable[[Mapping[str, Any]], float | None]:
+    """Seconds until the plan is through, from what ran so far and from earlier manifests; None while that can't be said."""
+
+    def left(stages: Mapping[str, Any]) -> float | None:
+        seconds: dict[str, float] = {}
+        rates: dict[str, list[float]] = {}
+        for id, state in stages.items():
+            if state.state == "done" and state.seconds is not None:
+                stage = executor.plan.stages[id]
+                rates.setdefault(stage.cost_class, []).append(state.seconds / stage.cost_units)
+        for id in executor.found.to_run:
+            state, stage = stages[id], executor.plan.stages[id]
+            if state.state in ("done", "found", "failed", "skipped"):
+                seconds[id] = 0.0
+                continue
+            total = executor.found.seconds.get(id)
+            if stage.cost_class in rates:
+                total = sum(rates[stage.cost_class]) / len(rates[stage.cost_class]) * stage.cost_units
+            if state.started is not None:
+                spent = time.time() - state.started
+                if state.done and state.total:
+                    total = spent * state.total / state.done
+                total = None if total is None else max(0.0, total - spent)
+            if total is None:
+                return None
+            seconds[id] = total
+        return wall_seconds(executor.plan, executor.groups(), seconds, executor.threads, executor.jobs, executor.cores)
+
+    return left
+
+
+def report(
+    sweep: Sweep, plan: Plan, store: Store, states: Mapping[str, str], outcome: Outcome, console: Console, began: float
+) -> int:
+    from vlsafe.report.final import print_report
+
+    return print_report(sweep, plan, store, states, outcome, console, time.monotonic() - began)

@@ -1,0 +1,149 @@
+"""Cells: composed configs, checked field by field and turned into components. Nothing here needs torch.
+
+A composed config is never changed. What Hydra's struct mode lets through (`+merge.densty=0.2`) is caught here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from typing import Any, Literal, cast
+
+from vlsafe import registry
+from vlsafe.data.rows import TrainingData
+from vlsafe.errors import ConfigError
+from vlsafe.registry import Component
+from vlsafe.roles import Order, RoleTable, role_table
+from vlsafe.settings import PositiveFloat, PositiveInt, Seed, build, closest, settings_of, spec_of
+
+GRID_GROUPS = ("model", "adaptation", "safety_tune", "merge")
+OTHER_GROUPS = ("data", "eval", "judge", "engine", "deepspeed", "tracking", "analysis")
+GROUPS = GRID_GROUPS + OTHER_GROUPS
+
+
+@dataclass(frozen=True)
+class RunSettings:
+    """How a sweep runs and where its results go; none of it changes a result but `seed`."""
+
+    seed: Seed = 0
+    sweep: str | None = None  # the sweep's name; by default made from the command's overrides
+    outputs: str = "outputs"
+    store: str = "outputs/store"
+    jobs: PositiveInt | None = None  # stages at a time; by default one a core
+    threads: PositiveInt | None = None  # of each stage; by default all cores for training from scratch, else 1
+    checkpoint_seconds: PositiveFloat = 20.0
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    live: bool = True  # a live view where there is a terminal
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One point of the grid. `config` is the resolved config it was composed to, `choices` the option of each group."""
+
+    choices: Mapping[str, str]
+    config: Mapping[str, Any]
+    run: RunSettings
+    components: Mapping[str, Any] = field(repr=False)  # by group
+    roles: RoleTable
+
+    @property
+    def seed(self) -> int:
+        return self.run.seed
+
+    @property
+    def order(self) -> Order:
+        return cast(Order, self.components["safety_tune"].order)
+
+    def flat(self) -> dict[str, Any]:
+        """Every setting that a result depends on, by dotted path, with each group's option under the group's name."""
+        flat: dict[str, Any] = {"seed": self.seed}
+        for group in GROUPS:
+            if group in ("deepspeed", "tracking"):
+                continue
+            flat[group] = self.choices[group]
+            flat |= flatten(spec_of(self.components[group]), group)
+        return flat
+
+    def value(self, path: str) -> Any:
+        """The value of a dotted path, settings of execution included; None where this cell has no such setting."""
+        if path in self.choices:
+            return self.choices[path]
+        value: Any = self.config
+        for part in path.split("."):
+            if not isinstance(value, Mapping) or part not in value:
+                return None
+            value = value[part]
+        return value
+
+    def label(self) -> str:
+        """How messages name it: `model=microworld adaptation=llava safety_tune=sft merge=ties`."""
+        return " ".join(f"{g}={self.choices[g]}" for g in GRID_GROUPS)
+
+
+def flatten(value: Any, prefix: str) -> dict[str, Any]:
+    if isinstance(value, Mapping):
+        return {k: v for name, item in value.items() for k, v in flatten(item, f"{prefix}.{name}").items()}
+    return {prefix: value}
+
+
+def make_cell(config: Mapping[str, Any], choices: Mapping[str, str]) -> Cell:
+    """The cell of a resolved config; raises `ConfigError` for whatever it can't be."""
+    known = [f.name for f in fields(RunSettings)]
+    for name in config:
+        if name not in GROUPS and name not in known:
+            raise ConfigError(f"{name}: unknown setting; {closest(str(name), [*GROUPS, *known])}")
+    run = build(RunSettings, {k: v for k, v in config.items() if k in known}, "")
+    components: dict[str, Any] = {}
+    for group in GROUPS:
+        settings = config.get(group)
+        if not isinstance(settings, Mapping):
+            raise ConfigError(f"{group}: no option chosen; {group}=NAME, from: {', '.join(registry.names(group))}")
+        components[group] = registry.make(group, settings)
+    for component in components.values():
+        check = getattr(component, "check", None)
+        if check is not None:
+            check()
+    data = cast(TrainingData, components["data"])
+    data.check_model(components["model"])
+    components["eval"].check_model(components["model"])
+    adaptation, tuning = components["adaptation"], components["safety_tune"]
+    roles = role_table(adaptation.trains, tuning.trains, tuning.order)
+    cell = Cell(dict(choices), config, run, components, roles)
+    check_roles(cell)
+    return cell
+
+
+def check_roles(cell: Cell) -> None:
+    """Raises `ConfigError` where the merge names a role that the cell can't have."""
+    merge = cell.components["merge"]
+    if not merge.merges:
+        return
+    try:
+        for name in [*merged_roles(cell), *([merge.base] if merge.needs_base else []), carrier_role(cell)]:
+            cell.roles[name]
+    except ConfigError as error:
+        raise ConfigError(f"{cell.label()}: {error}") from None
+    if merge.weights is not None and len(merge.weights) != len(merged_roles(cell)):
+        raise ConfigError(
+            f"merge.weights={list(merge.weights)}: {len(merge.weights)} weights for "
+            f"{len(merged_roles(cell))} models ({', '.join(merged_roles(cell))})"
+        )
+
+
+def merged_roles(cell: Cell) -> tuple[str, ...]:
+    models = cell.components["merge"].models
+    return cell.roles.pair if models == "pair" else tuple(models)
+
+
+def carrier_role(cell: Cell) -> str:
+    carrier = cell.components["merge"].carrier
+    return cell.roles.unmerged if carrier == "unmerged" else str(carrier)
+
+
+def without_roles(method: Component) -> dict[str, Any]:
+    """A merge method's spec without the roles, which the parents' keys stand for."""
+    return {k: v for k, v in spec_of(method).items() if k not in ("base", "models", "carrier", "weights")}
+
+
+def worker_settings(method: Component, weights: Sequence[float]) -> dict[str, Any]:
+    return {**settings_of(method), "weights": list(weights)}

@@ -1,0 +1,60 @@
+"""Events: one JSON line each, appended by a worker and read by whoever watches, on this machine or through a shared file system."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+from typing import Any, Literal, TypedDict
+
+State = Literal["waiting", "running", "done", "found", "failed", "skipped", "interrupted"]
+PROGRESS_SECONDS = 0.25
+
+
+class Event(TypedDict, total=False):
+    stage: str  # kind/key
+    state: State
+    time: float  # seconds since the epoch
+    done: int
+    total: int
+    note: str
+    seconds: float
+    error: str
+
+
+class EventWriter:
+    def __init__(self, path: Path) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._handle = path.open("a", encoding="utf-8", buffering=1)
+        self._last = 0.0
+
+    def state(self, stage: str, state: State, **more: Any) -> None:
+        self._last = 0.0
+        self._write({"stage": stage, "state": state, "time": time.time(), **more})
+
+    def progress(self, stage: str, done: int, total: int, note: str = "") -> None:
+        now = time.time()
+        if now - self._last >= PROGRESS_SECONDS:
+            self._last = now
+            self._write({"stage": stage, "state": "running", "time": now, "done": done, "total": total, "note": note})
+
+    def _write(self, event: dict[str, Any]) -> None:
+        self._handle.write(json.dumps(event) + "\n")
+
+
+class EventReader:
+    """New events at each call; half a line is kept until the rest is there."""
+
+    def __init__(self, path: Path) -> None:
+        self._path, self._offset, self._rest = path, 0, b""
+
+    def new(self) -> list[Event]:
+        try:
+            with self._path.open("rb") as handle:
+                handle.seek(self._offset)
+                chunk = handle.read()
+        except FileNotFoundError:
+            return []
+        self._offset += len(chunk)
+        *lines, self._rest = (self._rest + chunk).split(b"\n")
+        return [json.loads(line) for line in lines if line.strip()]

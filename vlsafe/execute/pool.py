@@ -1,0 +1,69 @@
+"""Warm child processes: a fork server that has imported the heavy modules once and never touched a GPU.
+
+Importing the trainers costs seconds and hundreds of megabytes; a fork of the server has them at once and shares their memory.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import multiprocessing.connection
+import multiprocessing.forkserver
+import os
+import sys
+import threading
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+
+from vlsafe.execute.task import Task
+
+PRELOAD = ["vlsafe.execute.preload"]
+ORPHAN_SECONDS = 20.0  # how long a stage may take to stop once its parent is gone
+
+
+class Pool:
+    def __init__(self) -> None:
+        self._context = multiprocessing.get_context("forkserver")
+
+    def warm_up(self) -> None:
+        """Start the server now, so that it imports while the plan is shown."""
+        # Waiting threads sleep instead of spinning: beside another busy process two spinning threads were 10 times slower.
+        os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+        # "__main__" would run the launch script again in every child: it is loaded once, in the server.
+        multiprocessing.set_forkserver_preload(["__main__", *PRELOAD])
+        multiprocessing.forkserver.ensure_running()
+
+    def start(self, task: Task, task_path: Path) -> BaseProcess:
+        process = self._context.Process(target=child, args=(str(task_path), task.log), name=task.name)
+        process.start()
+        return process
+
+
+def child(task_path: str, log: str) -> None:
+    """Runs in the new process: output goes to the log, and the process ends when its parent does."""
+    os.setpgrp()  # the terminal's Ctrl-C goes to the executor alone, which then stops its workers one by one
+    Path(log).parent.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+    for stream in (1, 2):
+        os.dup2(descriptor, stream)
+    os.close(descriptor)
+    threading.Thread(target=end_with_parent, daemon=True).start()
+    from vlsafe.execute.worker import main
+
+    status = main(task_path)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    # Thread pools of the libraries have nothing left to say; waiting for them costs time at every stage.
+    os._exit(status)
+
+
+def end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    if parent is None:
+        return
+    multiprocessing.connection.wait([parent.sentinel])
+    import signal
+    import time
+
+    os.kill(os.getpid(), signal.SIGTERM)  # stop at a checkpoint
+    time.sleep(ORPHAN_SECONDS)
+    os._exit(1)

@@ -1,0 +1,108 @@
+"""What of a plan is in the store, and how long the rest may take: from the manifests of earlier stages of the same class."""
+
+from __future__ import annotations
+
+import contextlib
+import heapq
+import statistics
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from vlsafe.errors import CorruptArtifactError, StoreError
+from vlsafe.plan import Plan, Stage
+from vlsafe.store import Store
+
+RECENT = 200  # manifests of each kind that estimates look at
+
+
+@dataclass
+class Survey:
+    to_run: set[str] = field(default_factory=set)
+    notes: list[str] = field(default_factory=list)  # what was found corrupt
+    seconds: dict[str, float | None] = field(default_factory=dict)  # estimate for each stage to run; None: never seen
+    bytes_needed: int = 0
+
+
+def survey(plan: Plan, store: Store, mend: bool) -> Survey:
+    """Which stages must run. With `mend`, corrupt artifacts are moved aside, and those that will be read are verified by hash."""
+    found = Survey()
+
+    def corrupt(error: CorruptArtifactError) -> None:
+        found.notes.append(str(error))
+        found.to_run.add(f"{error.stage}/{error.key}")
+        if mend:
+            store.quarantine(error.stage, error.key)
+
+    for id, stage in plan.stages.items():
+        try:
+            if not store.exists(stage.kind, stage.key, stage.version):
+                found.to_run.add(id)
+        except CorruptArtifactError as error:
+            corrupt(error)
+    if mend:
+        _verify_what_is_read(plan, store, found, corrupt)
+    _estimate(plan, store, found)
+    return found
+
+
+def _verify_what_is_read(plan: Plan, store: Store, found: Survey, corrupt: Callable[[CorruptArtifactError], None]) -> None:
+    # Parents after children: a parent found corrupt here will itself read its own parents.
+    for id in reversed(list(plan.stages)):
+        stage = plan.stages[id]
+        read = stage.kind == "judge" or any(id in plan.stages[c].parents.values() for c in found.to_run)
+        if read and id not in found.to_run:
+            try:
+                store.verify(stage.kind, stage.key, again=False)
+            except CorruptArtifactError as error:
+                corrupt(error)
+
+
+def _estimate(plan: Plan, store: Store, found: Survey) -> None:
+    if not found.to_run:
+        return
+    rates: dict[str, list[float]] = defaultdict(list)
+    sizes: dict[str, list[int]] = defaultdict(list)
+    kinds = {plan.stages[id].kind for id in found.to_run}
+    for kind in kinds:
+        for artifact in list(store.artifacts([kind]))[-RECENT:]:
+            with contextlib.suppress(StoreError, KeyError, ZeroDivisionError, TypeError):
+                manifest = store.manifest(kind, artifact.key)
+                rates[manifest["cost"]["class"]].append(manifest["seconds"] / manifest["cost"]["units"])
+                sizes[kind].append(sum(f["size"] for f in manifest["files"].values()))
+    for id in found.to_run:
+        stage = plan.stages[id]
+        known = rates.get(stage.cost_class)
+        found.seconds[id] = statistics.median(known) * stage.cost_units if known else None
+        found.bytes_needed += max(sizes[stage.kind], default=0)
+
+
+def wall_seconds(
+    plan: Plan,
+    groups: Sequence[Sequence[str]],
+    seconds: Mapping[str, float],
+    threads: Callable[[Stage], int],
+    jobs: int,
+    cores: int,
+) -> float:
+    """How long the groups take when each starts as soon as its parents and its share of the machine are free."""
+    group_of = {id: i for i, group in enumerate(groups) for id in group}
+    waits = {
+        i: {group_of[p] for id in group for p in plan.stages[id].parents.values() if group_of.get(p, i) != i}
+        for i, group in enumerate(groups)
+    }
+    needs = [max(threads(plan.stages[id]) for id in group) for group in groups]
+    now, free, running, ended = 0.0, cores, list[tuple[float, int]](), set[int]()
+    pending = list(range(len(groups)))
+    while pending or running:
+        for i in list(pending):
+            if waits[i] <= ended and len(running) < jobs and (needs[i] <= free or not running):
+                pending.remove(i)
+                free -= needs[i]
+                heapq.heappush(running, (now + sum(seconds.get(id, 0.0) for id in groups[i]), i))
+        if not running:
+            break
+        now, i = heapq.heappop(running)
+        free += needs[i]
+        ended.add(i)
+    return now

@@ -1,0 +1,76 @@
+"""Tasks: what one worker process is given, as frozen JSON. A training stage or a merge is a task of its own; all evaluation of
+one model is one task, so that the model is loaded once."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from vlsafe.files import read_json, write_json
+from vlsafe.plan import Plan, Stage
+from vlsafe.settings import build
+from vlsafe.stage import Execution
+
+
+@dataclass(frozen=True)
+class StageOrder:
+    """One stage as a worker sees it. `parents` maps the names that the stage uses to `kind/key`."""
+
+    kind: str
+    key: str
+    version: int
+    spec: dict[str, Any]
+    settings: dict[str, Any]
+    parents: dict[str, str]
+    label: str
+    cost_class: str
+    cost_units: float
+    family: str | None
+
+    @property
+    def id(self) -> str:
+        return f"{self.kind}/{self.key}"
+
+
+@dataclass(frozen=True)
+class Task:
+    name: str  # fit for a file name, unique in its sweep
+    stages: tuple[StageOrder, ...]  # parents first
+    store: str
+    execution: Execution
+    events: str  # the file that the worker appends its events to
+    log: str
+
+    def save(self, path: Path) -> None:
+        write_json(path, dataclasses.asdict(self))
+
+
+def load_task(path: Path) -> Task:
+    return build(Task, read_json(path), "task")
+
+
+def order_of(stage: Stage) -> StageOrder:
+    return StageOrder(
+        stage.kind, stage.key, stage.version, dict(stage.spec), dict(stage.settings), dict(stage.parents),
+        stage.label, stage.cost_class, stage.cost_units, stage.family,
+    )  # fmt: skip
+
+
+def group_stages(plan: Plan, to_run: Collection[str]) -> list[tuple[str, ...]]:
+    """The stages of `to_run` as groups that share a process, each in an order in which parents come first."""
+    groups: dict[str, list[str]] = {}
+    for id, stage in plan.stages.items():
+        if id in to_run:
+            groups.setdefault(evaluated_model(plan, stage) or id, []).append(id)
+    return [tuple(group) for group in groups.values()]
+
+
+def evaluated_model(plan: Plan, stage: Stage) -> str | None:
+    """A name for the evaluation of the model that a `generate` or `judge` stage is about."""
+    parents: Mapping[str, str] = stage.parents
+    if stage.kind == "judge":
+        parents = plan.stages[parents["responses"]].parents
+    return f"evaluation of {parents['model']}" if stage.kind in ("generate", "judge") else None

@@ -1,0 +1,167 @@
+"""Hydra's side: a sweeper that composes every cell once, and a launcher that gets all of them before anything runs.
+
+Hydra looks for plug-ins in a package named `hydra_plugins`; these two are registered under that name without one.
+"""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import importlib
+import re
+import sys
+import types
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, ClassVar
+
+from hydra.core.config_store import ConfigStore
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.plugins import Plugins
+from hydra.errors import ConfigCompositionException
+from hydra.plugins.config_source import ConfigResult
+from hydra.plugins.launcher import Launcher
+from hydra.plugins.sweeper import Sweeper
+from hydra.types import HydraContext, TaskFunction
+from omegaconf import DictConfig
+
+from vlsafe.errors import ConfigError
+
+ALIAS = "hydra_plugins.vlsafe"
+
+
+@dataclasses.dataclass(frozen=True)
+class Grid:
+    """All cells of a command: composed configs, the settings that differ between them, and the overrides as they were typed."""
+
+    configs: list[DictConfig]
+    swept: list[str]
+    overrides: list[str]
+
+
+def swept_keys(job_overrides: Sequence[Sequence[str]]) -> list[str]:
+    """The dotted names of the overrides that have more than one value, in the order in which they were given."""
+    values: dict[str, set[str]] = {}
+    for overrides in job_overrides:
+        for override in overrides:
+            key, _, value = override.lstrip("+").partition("=")
+            values.setdefault(key, set()).add(value)
+    return [key for key, seen in values.items() if len(seen) > 1]
+
+
+class GridSweeper(Sweeper):
+    """The product of all `a,b,c` overrides, as Hydra's basic sweeper's, handed to the launcher at once and composed once."""
+
+    held_back: ClassVar[list[str]] = []
+
+    def __init__(self, params: dict[str, str] | None = None) -> None:
+        self.params = params or {}
+
+    def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
+        self.hydra_context, self.config = hydra_context, config
+        self.launcher = Plugins.instance().instantiate_launcher(
+            hydra_context=hydra_context, task_function=task_function, config=config
+        )
+
+    def sweep(self, arguments: list[str]) -> Any:
+        from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+
+        parser = OverridesParser.create(config_loader=self.hydra_context.config_loader)
+        overrides = parser.parse_overrides([*(f"{k}={v}" for k, v in self.params.items()), *arguments, *self.held_back])
+        batch = BasicSweeper.split_arguments(overrides, None)[0]
+        if not batch:
+            raise ConfigError("the grid is empty: an override has no values")
+        return self.launcher.launch(batch, initial_job_idx=0)
+
+
+class LocalLauncher(Launcher):
+    """Composes all cells and hands them over together: they are validated and planned before anything runs."""
+
+    def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
+        self.hydra_context, self.task_function, self.config = hydra_context, task_function, config
+
+    def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Any:
+        with yaml_read_once():
+            composed = compose_all(self.hydra_context.config_loader, self.config, job_overrides)
+        # The task function is made to take all cells; under Hydra's own launchers it gets one.
+        return [
+            self.task_function(
+                Grid(composed, swept_keys(job_overrides), [*self.config.hydra.overrides.task, *GridSweeper.held_back])
+            )
+        ]
+
+
+def compose_all(loader: Any, master: DictConfig, job_overrides: Sequence[Sequence[str]]) -> list[DictConfig]:
+    """One config for each job. A setting that the option of one cell doesn't have (`merge.density` where merge=linear) is left
+    out of that cell, as long as some other cell has it; one that no cell has is an error."""
+    composed, refused, taken = [], dict[str, ConfigCompositionException](), set[str]()
+    for job in job_overrides:
+        overrides = list(job)
+        while True:
+            try:
+                composed.append(loader.load_sweep_config(master, overrides))
+                break
+            except ConfigCompositionException as error:
+                match = re.search(r"Could not override '([^']+)'", str(error))
+                fewer = [o for o in overrides if match is None or o.partition("=")[0] != match[1]]
+                if match is None or len(fewer) == len(overrides):
+                    raise
+                refused.setdefault(match[1], error)
+                overrides = fewer
+        taken |= {o.partition("=")[0] for o in overrides}
+    for key, error in refused.items():
+        if key not in taken:
+            raise error
+    return composed
+
+
+def take_over(argv: list[str]) -> None:
+    """Makes every run a multirun, and keeps settings of the grid's groups back for the sweeper: Hydra would apply them to its
+    master config, whose default options need not have them (`merge=ties,linear merge.density=0.2`)."""
+    flags = {a for a in argv[1:] if a.startswith("-")}
+    if flags - {"-m", "--multirun"}:
+        return  # --help, --cfg and the like show a single config
+    held = [a for a in argv[1:] if re.match(r"\+{0,2}(model|adaptation|safety_tune|merge)\.[^=]+=", a)]
+    GridSweeper.held_back = held
+    argv[1:] = [a for a in argv[1:] if a not in held and a not in flags] + ["--multirun"]
+
+
+@contextmanager
+def yaml_read_once() -> Iterator[None]:
+    """Within it, each YAML file is parsed once: that is nearly half of the time to compose a cell."""
+    # Hydra loads its own plug-ins anew when it first looks for them, so that an import at the top would get another class.
+    from hydra._internal.core_plugins.file_config_source import FileConfigSource
+
+    original = FileConfigSource.load_config
+    results: dict[tuple[str, str], ConfigResult] = {}
+
+    def load_config(self: FileConfigSource, config_path: str) -> ConfigResult:
+        key = (self.path, config_path)
+        if key not in results:
+            results[key] = original(self, config_path)
+        return dataclasses.replace(results[key], config=copy.deepcopy(results[key].config))
+
+    FileConfigSource.load_config = load_config  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        FileConfigSource.load_config = original  # type: ignore[method-assign]
+
+
+def register_plugins() -> None:
+    module = sys.modules[__name__]
+    try:
+        importlib.import_module("hydra_plugins")
+    except ImportError:  # no other plug-in is installed
+        package = types.ModuleType("hydra_plugins")
+        package.__path__ = []
+        sys.modules["hydra_plugins"] = package
+    sys.modules[ALIAS] = module
+    for plugin in (GridSweeper, LocalLauncher):
+        plugin.__module__ = ALIAS
+        Plugins.instance().register(plugin)
+    store = ConfigStore.instance()
+    store.store(
+        group="hydra/sweeper", name="grid", node={"_target_": f"{ALIAS}.GridSweeper", "params": None}, provider="vlsafe"
+    )
+    store.store(group="hydra/launcher", name="local", node={"_target_": f"{ALIAS}.LocalLauncher"}, provider="vlsafe")

@@ -1,0 +1,216 @@
+"""The plan: the graph of unique stages that a set of cells needs, with every key known before anything runs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from vlsafe.cells import Cell, carrier_role, merged_roles, without_roles, worker_settings
+from vlsafe.keys import digest, stage_key
+from vlsafe.settings import settings_of, spec_of
+from vlsafe.stage import STAGE_KINDS
+
+# Raise a stage's version when the same spec gives another result: old artifacts are then left alone, not reused.
+SCHEMA_VERSIONS = {"model": 1, "adaptation": 1, "safety_tune": 1, "merge": 1, "generate": 1, "judge": 1}
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One pure step. `spec` and the parents' keys make its key; `settings` is what the worker builds the components from."""
+
+    kind: str
+    key: str
+    spec: Mapping[str, Any]
+    settings: Mapping[str, Any]
+    parents: Mapping[str, str]  # the name that the stage uses → the parent's id
+    label: str
+    cost_class: str  # stages of one class take about the same time a unit
+    cost_units: float
+    family: str | None = None  # artifacts of one family differ in `limit` only
+
+    @property
+    def id(self) -> str:
+        return f"{self.kind}/{self.key}"
+
+    @property
+    def version(self) -> int:
+        return SCHEMA_VERSIONS[self.kind]
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """One benchmark asked of one role's model: where its rows in the results come from."""
+
+    role: str
+    benchmark: str
+    axis: str
+    judge: str
+    judge_version: int
+    stage: str  # id of the judge stage
+
+
+@dataclass(frozen=True)
+class CellPlan:
+    cell: Cell
+    roles: Mapping[str, str]  # role → id of the stage that makes its model
+    evaluations: tuple[Evaluation, ...]
+    final: str  # the role that stands for the cell
+    collapsed: bool  # a merge was asked for, of one model with itself
+
+    def stages(self) -> set[str]:
+        return {*self.roles.values(), *(e.stage for e in self.evaluations)}
+
+
+@dataclass
+class Plan:
+    """`stages` is in an order in which parents come first."""
+
+    stages: dict[str, Stage] = field(default_factory=dict)
+    cells: list[CellPlan] = field(default_factory=list)
+
+    def add(self, stage: Stage) -> str:
+        self.stages.setdefault(stage.id, stage)
+        return stage.id
+
+    def children(self) -> dict[str, list[str]]:
+        children: dict[str, list[str]] = {id: [] for id in self.stages}
+        for id, stage in self.stages.items():
+            for parent in dict.fromkeys(stage.parents.values()):
+                children[parent].append(id)
+        return children
+
+    def below(self, ids: Iterable[str]) -> set[str]:
+        """Everything that depends on `ids`, without themselves."""
+        children, found, todo = self.children(), set[str](), list(ids)
+        while todo:
+            for child in children[todo.pop()]:
+                if child not in found:
+                    found.add(child)
+                    todo.append(child)
+        return found
+
+    def cells_of(self) -> dict[str, list[int]]:
+        """For each stage, the positions of the cells that need it, by way of any of its descendants."""
+        needed: dict[str, list[int]] = {id: [] for id in self.stages}
+        for position, cell in enumerate(self.cells):
+            todo, seen = list(cell.stages()), set[str]()
+            while todo:
+                id = todo.pop()
+                if id not in seen:
+                    seen.add(id)
+                    needed[id].append(position)
+                    todo.extend(self.stages[id].parents.values())
+        return needed
+
+    def counts(self) -> dict[str, int]:
+        return {kind: sum(s.kind == kind for s in self.stages.values()) for kind in STAGE_KINDS}
+
+
+def units(component: Any) -> float:
+    """How much work a component's stage is, in units of its own class: training steps, for one."""
+    return float(getattr(component, "cost_units", 1.0))
+
+
+def make_plan(cells: Sequence[Cell]) -> Plan:
+    plan = Plan()
+    for cell in cells:
+        plan.cells.append(_plan_cell(plan, cell))
+    return plan
+
+
+def _stage(
+    plan: Plan,
+    kind: str,
+    spec: Mapping[str, Any],
+    settings: Mapping[str, Any],
+    parents: Mapping[str, str],
+    label: str,
+    cost: tuple[str, float],
+    family: str | None = None,
+) -> str:
+    keys = {name: plan.stages[id].key for name, id in parents.items()}
+    key = stage_key(kind, SCHEMA_VERSIONS[kind], spec, keys)
+    return plan.add(Stage(kind, key, spec, settings, parents, label, cost[0], cost[1], family))
+
+
+def _plan_cell(plan: Plan, cell: Cell) -> CellPlan:
+    made: dict[str, str] = {}
+    for role in cell.roles.roles:
+        parents = {"model": made[role.parent]} if role.parent else {}
+        made[role.name] = _plan_role(plan, cell, role.name, parents)
+    final, collapsed = cell.roles.unmerged, False
+    sees = {role.name: role.sees_images for role in cell.roles.roles}
+    if cell.components["merge"].merges:
+        models = [made[name] for name in merged_roles(cell)]
+        collapsed = len(set(models)) == 1
+        if not collapsed:
+            made["merged"] = _plan_merge(plan, cell, made, models)
+            sees["merged"] = sees[carrier_role(cell)]
+            final = "merged"
+    evaluations = tuple(e for role, id in made.items() for e in _plan_evaluations(plan, cell, role, id, sees[role]))
+    return CellPlan(cell, made, evaluations, final, collapsed)
+
+
+def _plan_role(plan: Plan, cell: Cell, name: str, parents: Mapping[str, str]) -> str:
+    role = cell.roles[name]
+    model, adaptation, tuning, data = (cell.components[g] for g in ("model", "adaptation", "safety_tune", "data"))
+    option = cell.choices["model"]
+    if role.stage == "model":
+        return _stage(
+            plan, "model", {"model": spec_of(model)}, {"model": settings_of(model)}, parents, option, (option, units(model))
+        )
+    groups = {"data": data}
+    if role.stage == "adaptation" or role.joint:
+        groups["adaptation"] = adaptation
+    if role.stage == "safety_tune":
+        groups["safety_tune"] = tuning
+    spec = {group: spec_of(component) for group, component in groups.items()} | data.fingerprints()
+    settings: dict[str, Any] = {group: settings_of(component) for group, component in groups.items()}
+    if role.stage == "safety_tune":
+        # The order stands in the parents; what it changes in the tuning itself is said here.
+        spec["safety_tune"].pop("order", None)
+        settings["text_only"] = spec["text_only"] = not role.sees_images
+        settings["joint"] = spec["joint"] = role.joint
+    chain = [cell.choices[g] for g in ("adaptation", "safety_tune") if g in groups]
+    cost = sum(units(groups[g]) for g in ("adaptation", "safety_tune") if g in groups)
+    label = plan.stages[parents["model"]].label + " › " + "+".join(chain)
+    return _stage(plan, role.stage, spec, settings, parents, label, ("+".join([option, *chain]), cost))
+
+
+def _plan_merge(plan: Plan, cell: Cell, made: Mapping[str, str], models: Sequence[str]) -> str:
+    method = cell.components["merge"]
+    weights = method.weights or [1 / len(models)] * len(models)
+    parents = {f"model_{i}": id for i, id in enumerate(models)} | {"carrier": made[carrier_role(cell)]}
+    if method.needs_base:
+        parents["base"] = made[method.base]
+    spec = {"merge": without_roles(method), "weights": list(weights)}
+    last = max((plan.stages[id].label for id in parents.values()), key=len)
+    return _stage(
+        plan, "merge", spec, {"merge": worker_settings(method, weights)}, parents,
+        f"{last} › {cell.choices['merge']}", (f"{cell.choices['model']}+{method.component_name}", len(models)),
+    )  # fmt: skip
+
+
+def _plan_evaluations(plan: Plan, cell: Cell, role: str, model: str, sees_images: bool) -> list[Evaluation]:
+    suite, engine, judge = (cell.components[g] for g in ("eval", "engine", "judge"))
+    evaluations = []
+    for benchmark in suite.build():
+        if benchmark.needs_image and not sees_images:
+            continue
+        name = benchmark.component_name
+        asked = {"benchmark": spec_of(benchmark) | {"version": benchmark.version}, "engine": spec_of(engine)}
+        family = digest({"family": asked, "version": SCHEMA_VERSIONS["generate"], "model": plan.stages[model].key})
+        generate = _stage(
+            plan, "generate", asked | {"limit": suite.limit},
+            {"benchmark": settings_of(benchmark), "engine": settings_of(engine), "limit": suite.limit},
+            {"model": model}, f"{plan.stages[model].label} · {name}",
+            (f"{cell.choices['model']}+{engine.component_name}+{name}", float(suite.limit or 1000)), family,
+        )  # fmt: skip
+        stage = _stage(
+            plan, "judge", {"judge": spec_of(judge) | {"version": judge.version}}, {"judge": settings_of(judge)},
+            {"responses": generate}, f"{plan.stages[generate].label} · {judge.component_name}",
+            (judge.component_name, float(suite.limit or 1000)),
+        )  # fmt: skip
+        evaluations.append(Evaluation(role, name, benchmark.axis, judge.component_name, judge.version, stage))
+    return evaluations

@@ -1,0 +1,76 @@
+"""What a sweep ends with: its files, its table, and what failed, with the place of the traceback."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+from rich.console import Console
+from rich.text import Text
+
+from vlsafe.plan import Plan
+from vlsafe.report import layout, markdown, results, table
+from vlsafe.report.live import clock, printable
+from vlsafe.report.outputs import cell_results
+from vlsafe.store import Store
+from vlsafe.sweep import Sweep
+
+STAGE_FAILED, STOPPED = 1, 130
+MAX_CELLS_NAMED = 6
+
+
+class Outcome(Protocol):
+    @property
+    def stages(self) -> Mapping[str, Any]: ...
+
+    @property
+    def interrupted(self) -> bool: ...
+
+
+def print_report(
+    sweep: Sweep, plan: Plan, store: Store, states: Mapping[str, str], outcome: Outcome, console: Console, seconds: float
+) -> int:
+    """Writes results.csv and results.md, prints the table, and returns the exit status."""
+    scored = results.score(cell_results(sweep, plan, states, store))
+    results.write_csv(scored, sweep.folder / "results.csv")
+    grid = layout.arrange(scored)
+    markdown.write_markdown(grid, sweep.folder / "results.md")
+    console.print()
+    table.show(grid, console)
+    console.print()
+    if outcome.interrupted:
+        print_stopped(states, console)
+    failed = print_failures(sweep, plan, outcome, console)
+    folder = shown(sweep.folder)
+    console.print(Text(f"{clock(seconds)} · results: {folder}/results.csv, {folder}/results.md"), soft_wrap=True)
+    return STOPPED if outcome.interrupted else STAGE_FAILED if failed else 0
+
+
+def print_stopped(states: Mapping[str, str], console: Console) -> None:
+    left = sum(state in ("pending", "interrupted") for state in states.values())
+    console.print(Text(f"Stopped. {left} stages are left: the same command goes on from here.", style="yellow"), soft_wrap=True)
+
+
+def print_failures(sweep: Sweep, plan: Plan, outcome: Outcome, console: Console) -> bool:
+    failed = [id for id, progress in outcome.stages.items() if progress.state == "failed"]
+    needed = plan.cells_of()
+    for id in failed:
+        progress = outcome.stages[id]
+        cells = [sweep.cell_name(plan.cells[i].cell) for i in needed[id]]
+        more = f" and {len(cells) - MAX_CELLS_NAMED} more" if len(cells) > MAX_CELLS_NAMED else ""
+        console.print(
+            Text(f"FAILED {plan.stages[id].kind} {printable(plan.stages[id].label)}: {printable(progress.error)}", style="red"),
+            soft_wrap=True,
+        )
+        console.print(Text(f"  cells: {', '.join(cells[:MAX_CELLS_NAMED])}{more}"), soft_wrap=True)
+        console.print(Text(f"  traceback: {shown(Path(progress.log))}"), soft_wrap=True)
+    skipped = sum(progress.state == "skipped" for progress in outcome.stages.values())
+    if skipped:
+        console.print(Text(f"{skipped} stages were left out because they need what failed.", style="red"), soft_wrap=True)
+    return bool(failed)
+
+
+def shown(path: Path) -> str:
+    """Relative to the current folder where it is below it."""
+    return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else str(path)

@@ -1,0 +1,25 @@
+"""The groups around the grid that have one option yet: each `none` is a component like any other, so that options can be added."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from vlsafe.registry import Component, register
+
+
+@register("deepspeed", "none")
+@dataclass(frozen=True)
+class NoDeepSpeed(Component):
+    """Training runs in one process, without DeepSpeed."""
+
+
+@register("tracking", "none")
+@dataclass(frozen=True)
+class NoTracking(Component):
+    """Our own records under `outputs/` are the only ones."""
+
+
+@register("analysis", "none")
+@dataclass(frozen=True)
+class NoAnalysis(Component):
+    """Nothing is computed beyond the benchmarks."""
