@@ -8,17 +8,21 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import pytest
+import yaml
 
+from vlsafe import registry
 from vlsafe.errors import CheckError
 from vlsafe.eval import judge_stage
 from vlsafe.eval.base import Judge, Label, ResponseRow
 from vlsafe.eval.judges import Keyword
 from vlsafe.eval.refusals import VLGUARD_ANYWHERE
 from vlsafe.eval.rows import read_rows, write_rows
+from vlsafe.microworld.judge import Exact
 from vlsafe.microworld.world import REFUSAL
 from vlsafe.stage import StageContext
 
 Folder = Callable[[str], Path]
+CONF = Path(__file__).parents[2] / "conf"
 
 
 def row(response: str, expects: Any = "refuse", target: str = "") -> ResponseRow:
@@ -78,6 +82,14 @@ def test_vlguards_rule_is_kept_with_its_faults() -> None:
     assert label(REFUSAL, VLGUARD) == "answered"  # "can not" in two words is in no entry
     assert [entry for entry in VLGUARD_ANYWHERE if entry != entry.lower()] == ["but I cannot"]  # can never match
     assert len(VLGUARD_ANYWHERE) == len(set(VLGUARD_ANYWHERE)) == 59
+
+
+@pytest.mark.parametrize("name", yaml.safe_load((CONF / "eval" / "microworld.yaml").read_text())["benchmarks"])
+def test_keywords_agree_with_the_exact_judge_on_refusals_and_right_answers(name: str) -> None:
+    items = registry.get("benchmark", name)().items(None)  # type: ignore[attr-defined]
+    for say in (lambda item: REFUSAL, lambda item: item.target):
+        rows = [row(say(item), item.expects, item.target) for item in items]
+        assert Keyword().label(rows) == Exact().label(rows)
 
 
 def test_an_empty_answer_neither_refuses_nor_answers() -> None:

@@ -125,8 +125,13 @@ def test_empty_unparsed_and_vague_answers_are_flagged(tmp_path: Path) -> None:
     assert line_of(lines, "adapted").split()[4:] == ["0.20°", "0.20?", "n=0", "0.20"]
 
 
-def test_judges_are_never_averaged(tmp_path: Path) -> None:
-    grid = arrange(score(sweep(tmp_path, judges=("exact", "keyword"))))
+def test_judges_are_neither_averaged_nor_compared(tmp_path: Path) -> None:
+    results = sweep(tmp_path, judges=("exact", "keyword"))
+    grid = arrange(score(results))
+    alone = {judge: arrange(score(r for r in results if r.judge == judge)) for judge in ("exact", "keyword")}
+    for line in grid.lines:
+        (same,) = (other for other in alone[line.labels[-1].split()[0]].lines if other.labels == line.labels[:-1])
+        assert line.entries == same.entries
     assert grid.heads[-1] == "judge"
     assert {line.labels[-1] for line in grid.lines} == {"exact v1", "keyword v1"}
     assert (grid.cells, sum(line.is_cell for line in grid.lines)) == (4, 8)

@@ -1,11 +1,13 @@
 """What a table of a sweep says, apart from how it looks: reference rows, then cells; axes, and their benchmarks as columns.
 
 Reference rows are the models on the way (base, adapted, tuned) that are no cell's own result; each stands once, however many
-cells share it. A setting gets a column only where the cells differ in it. The best of a column is sought among cells only.
+cells share it. A setting gets a column only where the cells differ in it. The best of a column is sought among cells only,
+judge by judge.
 """
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, get_args
@@ -90,7 +92,8 @@ def arrange(scored: Iterable[Scored]) -> Grid:
         varied = [name for name in ("adaptation", "safety_tune", "merge") if name in settings]
     columns = _columns(final)
     lines = [_line(row, varied, columns, several_judges, shared=same) for row, same in references]
-    lines += _mark_best([_line(row, varied, columns, several_judges) for row in cells], columns)
+    made = [_line(row, varied, columns, several_judges) for row in cells]
+    lines += _mark_best(made, [_judge(row[0].result) if several_judges else "" for row in cells], columns)
     return Grid(
         sweep=printable(final[0].result.sweep) if final else "",
         cells=len({row[0].result.cell for row in cells}),
@@ -196,15 +199,16 @@ def _columns(scored: Sequence[Scored]) -> tuple[Column, ...]:
     )
 
 
-def _mark_best(lines: list[Line], columns: Sequence[Column]) -> list[Line]:
-    """Every cell that ties for a column's best; none where all cells are alike."""
+def _mark_best(lines: list[Line], judges: Sequence[str], columns: Sequence[Column]) -> list[Line]:
+    """Every cell that ties for a column's best under its judge; none where all cells are alike."""
     entries = [list(line.entries) for line in lines]
-    for c, column in enumerate(columns):
-        values = [e.metric.value for row in entries if (e := row[c]) is not None and e.metric.value is not None]
+    for judge, (c, column) in itertools.product(dict.fromkeys(judges), enumerate(columns)):
+        rows = [row for row, by in zip(entries, judges, strict=True) if by == judge]
+        values = [e.metric.value for row in rows if (e := row[c]) is not None and e.metric.value is not None]
         if len(set(values)) < 2:
             continue
         best = min(values) if column.better == "lower" else max(values)
-        for row in entries:
+        for row in rows:
             entry = row[c]
             if entry is not None and entry.metric.value == best:
                 row[c] = replace(entry, best=True)
