@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -80,6 +81,27 @@ def test_outside_the_scope_models_may_differ(make_model: MakeModel, merge: Merge
         with pytest.raises(CheckError):
             merge(Linear(), bad, make_model(f"good-{failure}", 2))
         merge(Linear(scope="layers.0"), bad, make_model(f"fine-{failure}", 2))
+
+
+def test_rows_that_mean_other_tokens_are_named(make_model: MakeModel, merge: Merge) -> None:
+    def tokenizer(folder: Path, words: list[str], unigram: bool = False) -> Path:
+        vocabulary = [[word, -1.0] for word in words] if unigram else {word: i for i, word in enumerate(words)}
+        added = [{"id": len(words), "content": "<image>"}]
+        (folder / "tokenizer.json").write_text(json.dumps({"model": {"vocab": vocabulary}, "added_tokens": added}))
+        return folder
+
+    words = [f"w{i}" for i in range(9)]
+    one = tokenizer(make_model("one", 1), words)
+    two = tokenizer(make_model("two", 2), words, unigram=True)
+    merge(Linear(), one, two)
+    other = tokenizer(make_model("other", 3), [*words[:4], "w5", "w4", *words[6:]])
+    with pytest.raises(
+        CheckError, match=r"2 rows of the vocabulary are other tokens in model_0 .*'w5' and 'w4' \(row 4\).*scope=layers"
+    ):
+        merge(Linear(), other, two)
+    with pytest.raises(CheckError, match="other tokens in base"):
+        merge(Ties(scope="lm_head"), one, two, base=other)
+    merge(Linear(scope="layers"), other, two)
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf")])

@@ -198,6 +198,15 @@ def test_common_rows_of_two_vocabularies(make_model: MakeModel, merge: Merge) ->
     assert back.tensors["lm_head.weight"].shape == ONE["lm_head.weight"].shape
 
 
+def test_the_template_of_the_carrier_keeps_its_name(make_model: MakeModel, merge: Merge) -> None:
+    one, two = make_model("one", ONE), make_model("two", TWO)
+    assert "template_hash" not in merge(Linear(), one, two).facts
+    (two / "manifest.json").write_text(json.dumps({"facts": {"template_hash": "abc", "loss": 1.0}}))
+    merged = merge(Linear(), one, two)
+    assert merged.facts["template_hash"] == "abc" and "loss" not in merged.facts
+    assert not (merged.out / "manifest.json").exists()
+
+
 def test_derived_tensors_of_older_releases_are_copied(make_model: MakeModel, merge: Merge) -> None:
     positions = {"model.vision_tower.embeddings.position_ids": torch.arange(5)}
     merged = merge(Linear(scope="all"), make_model("one", ONE), make_model("two", TWO | positions))

@@ -184,9 +184,9 @@ def test_what_belongs_to_a_model_is_copied_and_nothing_else(tmp_path: Path) -> N
     source, target = tmp_path / "source", tmp_path / "target"
     (source / "additional_chat_templates").mkdir(parents=True)
     target.mkdir()
-    belongs = ["LICENSE", "chat_template.jinja", "config.json", "generation_config.json", "merges.txt", "preprocessor_config.json",
-               "processor_config.json", "special_tokens_map.json", "tokenizer.json", "tokenizer.model", "tokenizer_config.json",
-               "vocab.json"]  # fmt: skip
+    belongs = ["LICENSE", "chat_template.jinja", "config.json", "generation_config.json", "merges.txt", "tokenizer.json"]
+    belongs += ["tokenizer.model", "tokenizer_config.json", "vocab.json", "special_tokens_map.json"]
+    belongs += ["preprocessor_config.json", "processor_config.json"]
     for name in [*belongs, "model.safetensors", "manifest.json", "training_args.bin", "optimizer.pt", "custom_code.py", INDEX]:
         (source / name).write_text(name)
     (source / "additional_chat_templates" / "tool.jinja").write_text("x")

@@ -6,6 +6,7 @@ in another shape is an error, unless a named rule resolves it.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -115,6 +116,13 @@ def account(method: MergeMethod, sources: Sources) -> list[Outcome]:
         else:
             why = "computed by the model itself" if is_derived(canonical) else f"outside merge.scope={_text(method.scope)}"
             outcomes.append(Outcome(written, canonical, part, "copied", why))
+    words = [
+        outcome.rows or outcome.written.shape[0]
+        for outcome in outcomes
+        if outcome.rule == "merged" and outcome.part in VOCABULARY
+    ]
+    if words and not problems:
+        problems = _other_tokens(sources, min(words))
     if carrier.ties:
         stored = next(n for n in carrier.checkpoint.tensors if canonical_names([n]).get(OUTPUT_MATRIX))
         embedding = next(o for o in outcomes if o.canonical == EMBEDDING)
@@ -124,6 +132,35 @@ def account(method: MergeMethod, sources: Sources) -> list[Outcome]:
         more = f"; and {len(problems) - 4} more" if len(problems) > 4 else ""
         raise CheckError(f"merge={method.component_name} would be silently wrong: {'; '.join(problems[:4])}{more}")
     return outcomes
+
+
+def _tokens(folder: Path) -> dict[int, str]:
+    """Token by row, of a `tokenizer.json`; empty where there is none or its kind is unknown."""
+    path = folder / "tokenizer.json"
+    if not path.is_file():
+        return {}
+    tokenizer = json.loads(path.read_text("utf-8"))
+    vocabulary = tokenizer.get("model", {}).get("vocab", {})
+    if isinstance(vocabulary, list):  # unigram models: [token, score] in order
+        tokens = {row: str(entry[0]) for row, entry in enumerate(vocabulary)}
+    else:
+        tokens = {int(row): str(token) for token, row in vocabulary.items()}
+    return tokens | {int(added["id"]): str(added["content"]) for added in tokenizer.get("added_tokens", [])}
+
+
+def _other_tokens(sources: Sources, rows: int) -> list[str]:
+    """Rows that mean different tokens in two models: merged, they would mean neither."""
+    own, problems = _tokens(sources.carrier.checkpoint.folder), []
+    for source in sources.merged:
+        other = _tokens(source.checkpoint.folder) if source.checkpoint.folder != sources.carrier.checkpoint.folder else {}
+        differ = sorted(row for row in own.keys() & other.keys() if row < rows and own[row] != other[row])
+        if differ:
+            first = differ[0]
+            problems.append(
+                f"{len(differ)} rows of the vocabulary are other tokens in {source.name} ({source.checkpoint.folder}) than in the "
+                f"carrier, the first {other[first]!r} and {own[first]!r} (row {first}): set merge.scope=layers"
+            )
+    return problems
 
 
 def _unexplained(method: MergeMethod, source: Source, chosen: set[str], carrier: Source) -> list[str]:

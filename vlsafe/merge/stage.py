@@ -61,8 +61,15 @@ def run(method: MergeMethod, ctx: StageContext) -> None:
         _set_dtype(ctx.out / "config.json", method.dtype)
     verify(ctx, outcomes, work)
     (ctx.out / REPORT).write_text(json.dumps(report.table(), indent=1) + "\n", "utf-8")
-    ctx.facts.update(report.summary())
+    ctx.facts.update(report.summary() | _inherited(sources.carrier.checkpoint.folder))
     ctx.progress(2 * work, 2 * work, "merged")
+
+
+def _inherited(carrier: Path) -> dict[str, Any]:
+    """The carrier's chat template comes with its files, and the name that training gave it with its manifest."""
+    manifest = carrier / "manifest.json"
+    facts = json.loads(manifest.read_text("utf-8")).get("facts", {}) if manifest.is_file() else {}
+    return {name: facts[name] for name in ("template_hash",) if name in facts}
 
 
 def gather(sources: Sources, outcome: Outcome) -> tuple[list[Tensor], Tensor | None]:
