@@ -131,6 +131,14 @@ run(Path({str(out)!r}), Path({str(model)!r}), progress=progress)
     assert (facts["resumed"], rows) == (11, plain[0])
 
 
+def test_a_stage_that_died_after_its_last_answer_asks_nothing_again(plain: Any, model: Path, folder: Folder) -> None:
+    out = folder("out")
+    (out / "work").mkdir()
+    shutil.copy(plain[2] / "work" / generate.PARTIAL, out / "work")
+    rows, facts = run(out, model)
+    assert (facts["resumed"], facts["new_tokens"], rows) == (24, 0, plain[0])
+
+
 def test_a_models_own_generation_settings_change_nothing(plain: Any, model: Path, folder: Folder) -> None:
     other = folder("other")
     shutil.copytree(model, other, dirs_exist_ok=True)

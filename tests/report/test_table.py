@@ -125,6 +125,14 @@ def test_empty_unparsed_and_vague_answers_are_flagged(tmp_path: Path) -> None:
     assert line_of(lines, "adapted").split()[4:] == ["0.20°", "0.20?", "n=0", "0.20"]
 
 
+def test_a_sweep_of_which_nothing_is_there_says_no_n(tmp_path: Path) -> None:
+    results = sweep(tmp_path, status=lambda tune, merge, role: "missing")
+    for shown in ("\n".join(text(results)), "\n".join(text(results, 80)), markdown.render(arrange(score(results)))):
+        assert "n=" not in shown
+        assert "n = " not in shown
+        assert "… not there yet" in shown
+
+
 def test_judges_are_neither_averaged_nor_compared(tmp_path: Path) -> None:
     results = sweep(tmp_path, judges=("exact", "keyword"))
     grid = arrange(score(results))

@@ -43,6 +43,15 @@ class Column:
         """The metric and its direction: 'ASR ↓'."""
         return f"{METRIC_TITLES[self.metric]} {'↓' if self.better == 'lower' else '↑'}"
 
+    @property
+    def count(self) -> str:
+        """'n=250', or the least and the most; empty where nothing was counted."""
+        return f"n={span(*self.n)}" if self.n else ""
+
+
+def span(low: int, high: int) -> str:
+    return f"{low}" if low == high else f"{low}–{high}"
+
 
 @dataclass(frozen=True)
 class Entry:

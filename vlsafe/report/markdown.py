@@ -22,7 +22,7 @@ def render(grid: Grid) -> str:
         *(markdown(h) for h in grid.heads),
         *(f"{AXIS_TITLES[c.axis]}, {c.goal}: {markdown(c.benchmark)}" for c in grid.columns),
     ]
-    counts = [""] * len(grid.heads) + [_n(c.n) for c in grid.columns]
+    counts = [""] * len(grid.heads) + [c.count for c in grid.columns]
     body = [[*(markdown(label) for label in line.labels), *(_draw(e) for e in line.entries)] for line in grid.lines]
     first_cell = next((i for i, line in enumerate(grid.lines) if line.is_cell), None)
     if first_cell:  # between the reference rows and the cells
@@ -44,12 +44,6 @@ def render(grid: Grid) -> str:
 
 def _row(cells: list[str]) -> str:
     return "| " + " | ".join(cells) + " |"
-
-
-def _n(n: tuple[int, int] | None) -> str:
-    if n is None:
-        return "n=0"
-    return f"n={n[0]}" if n[0] == n[1] else f"n={n[0]}–{n[1]}"
 
 
 def _draw(entry: Entry | None) -> str:

@@ -13,7 +13,7 @@ from rich.cells import cell_len
 from rich.console import Console
 from rich.text import Text
 
-from vlsafe.report.layout import AXIS_TITLES, Column, Entry, Grid, Line
+from vlsafe.report.layout import AXIS_TITLES, Column, Entry, Grid, Line, span
 from vlsafe.report.text import fit, printable
 
 GAP = 1
@@ -70,14 +70,9 @@ def _legend(grid: Grid) -> list[str]:
 
 def _facts(grid: Grid, style: Style) -> list[str]:
     intervals = "95 % Wilson intervals" if style.interval else "intervals in results.csv"
-    return [*grid.constants, f"judge {', '.join(grid.judges)}", *grid.conditions, _counts(grid.columns), intervals]
-
-
-def _counts(columns: Sequence[Column]) -> str:
-    counts = [n for c in columns if c.n for n in c.n]
-    if not counts:
-        return "n = 0"
-    return f"n = {min(counts)}" + (f" to {max(counts)}" if min(counts) != max(counts) else "") + " a column"
+    counts = sorted(n for c in grid.columns if c.n for n in c.n)
+    shown = [f"n = {span(counts[0], counts[-1])} a column", intervals] if counts else []
+    return [*grid.constants, f"judge {', '.join(grid.judges)}", *grid.conditions, *shown]
 
 
 def _wrap(parts: Sequence[str], width: int) -> list[str]:
@@ -140,15 +135,15 @@ def _block(grid: Grid, columns: Sequence[Column], style: Style, width: int) -> l
     axes, goals, benchmarks, counts = Text(blank), Text(blank), Text(), Text(blank)
     benchmarks.append(" ".join(fit(h, w, left=True) for h, w in zip(heads, labels, strict=True)))
     for start, end in _axis_runs(columns):
-        span = sum(sizes[start:end]) + GAP * (end - start - 1)
+        room = sum(sizes[start:end]) + GAP * (end - start - 1)
         title = AXIS_TITLES[columns[start].axis]
-        title = title if cell_len(title) + 4 <= span else SHORT_AXES.get(title, title)
-        axes.append(" " * style.axis_gap + _centre(fit(title, min(span, cell_len(title)), left=True), span, "─"))
-        goals.append(" " * style.axis_gap + _centre(columns[start].goal, span, " "))
+        title = title if cell_len(title) + 4 <= room else SHORT_AXES.get(title, title)
+        axes.append(" " * style.axis_gap + _centre(fit(title, min(room, cell_len(title)), left=True), room, "─"))
+        goals.append(" " * style.axis_gap + _centre(columns[start].goal, room, " "))
         for i in range(start, end):
             name = _abbreviate(names[columns[i].benchmark], sizes[i])
             benchmarks.append(" " * lefts[i] + fit(name, sizes[i], left=style.interval))
-            counts.append(" " * lefts[i] + fit(_n(columns[i]), sizes[i], left=style.interval))
+            counts.append(" " * lefts[i] + fit(columns[i].count, sizes[i], left=style.interval))
     total = cell_len(benchmarks.plain)
     lines = [axes, goals, benchmarks, *([counts] if style.interval else [])]
     for heading, look in zip(lines, ("bold", "dim", "bold", "dim"), strict=False):
@@ -198,12 +193,6 @@ def _centre(text: str, width: int, fill: str) -> str:
     if room < 4:
         return " " * (room // 2) + text + " " * (room - room // 2)
     return fill * ((room - 2) // 2) + f" {text} " + fill * (room - 2 - (room - 2) // 2)
-
-
-def _n(column: Column) -> str:
-    if column.n is None:
-        return "n=0"
-    return f"n={column.n[0]}" if column.n[0] == column.n[1] else f"n={column.n[0]}–{column.n[1]}"
 
 
 def _draw(entry: Entry | None, style: Style) -> Text:
