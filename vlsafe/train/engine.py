@@ -129,6 +129,7 @@ def run_phase(
         "samples_per_second": round(setting.rows / seconds, 2),
         "final_loss": sum(line["loss"] for line in lines[-10:]) / len(lines[-10:]),
         "mean_learning_rate": sum(line["lr"] for line in lines) / len(lines),
+        **{name: lines[-1][name] for name in ("reward_margin", "reward_accuracy") if name in lines[-1]},
         "max_grad_norm_seen": max(line["grad_norm"] for line in lines),
         "rows_by_source": dict(Counter(source for source, _ in kept)),
         "rows_with_pictures": sum(pictured for _, pictured in kept),

@@ -51,12 +51,12 @@ def use_light_head(model: Any) -> None:
 
 
 class Exact(Trainer):  # type: ignore[misc]
-    """What both trainers share. `report(step, loss, grad_norm, learning_rate, tokens)` is called after every step with tensors
-    that are still on the device; `before_first_step(trainer)` once, when the optimiser exists."""
+    """What both trainers share. `report(step, loss, grad_norm, learning_rate, tokens, more)` is called after every step with
+    tensors that are still on the device; `before_first_step(trainer)` once, when the optimiser exists."""
 
     optimization: Optimization
     lr_scheduler: Any
-    report: Callable[[int, Any, Any, float, int], None]
+    report: Callable[[int, Any, Any, float, int, dict[str, float]], None]
     before_first_step: Callable[[Any], None]
 
     def _send_telemetry(self) -> None:
@@ -73,6 +73,9 @@ class Exact(Trainer):  # type: ignore[misc]
         self.before_first_step(self)
         return prepared
 
+    def step_metrics(self) -> dict[str, float]:
+        return {}
+
     def floating_point_ops(self, inputs: Any) -> int:
         return 0
 
@@ -85,7 +88,7 @@ class Exact(Trainer):  # type: ignore[misc]
     def _clip_grad_norm(self, model: Any) -> Any:
         norm = super()._clip_grad_norm(model)
         rate = self.lr_scheduler.get_last_lr()[0]
-        self.report(self.state.global_step + 1, self._step_loss, norm, rate, self._step_tokens)
+        self.report(self.state.global_step + 1, self._step_loss, norm, rate, self._step_tokens, self.step_metrics())
         self._step_loss, self._step_tokens = 0, 0
         return norm
 
@@ -153,6 +156,11 @@ class Preference(Exact, DPOTrainer):  # type: ignore[misc]
 
     def _prepare_dataset(self, dataset: Any, *args: Any) -> Any:
         return dataset
+
+    def step_metrics(self) -> dict[str, float]:
+        last = self._metrics["train"]  # TRL's, which it averages only where it logs
+        names = {"reward_margin": "rewards/margins", "reward_accuracy": "rewards/accuracies"}
+        return {ours: last[theirs][-1] for ours, theirs in names.items()}
 
     def _precompute_ref_logps(self, dataset: Any, name: str, batch_size: int) -> Any:
         use_light_head(self.model)

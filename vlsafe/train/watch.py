@@ -31,15 +31,15 @@ class Watch(TrainerCallback):  # type: ignore[misc]
     ) -> None:
         self.where, self.steps, self.folder, self.ctx, self.lines, self.tell = where, steps, folder, ctx, lines, tell
         self.before = lines[-1]["seconds"] if lines else 0.0
-        self.pending: list[tuple[int, Any, Any, float, int, float]] = []
+        self.pending: list[tuple[int, Any, Any, float, int, dict[str, float], float]] = []
         self.interrupted = False
         self.started = self.flushed = self.saved = time.monotonic()
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self.started = self.flushed = self.saved = time.monotonic()
 
-    def report(self, step: int, loss: Any, grad_norm: Any, learning_rate: float, tokens: int) -> None:
-        self.pending.append((step, loss, grad_norm, learning_rate, tokens, time.monotonic()))
+    def report(self, step: int, loss: Any, grad_norm: Any, learning_rate: float, tokens: int, more: dict[str, float]) -> None:
+        self.pending.append((step, loss, grad_norm, learning_rate, tokens, more, time.monotonic()))
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         now = time.monotonic()
@@ -66,21 +66,13 @@ class Watch(TrainerCallback):  # type: ignore[misc]
             return
         values = torch.stack([torch.stack([loss.float(), norm.float()]) for _, loss, norm, *_ in self.pending]).tolist()
         new: list[dict[str, Any]] = []
-        for (step, _, _, rate, tokens, at), (loss, norm) in zip(self.pending, values, strict=True):
+        for (step, _, _, rate, tokens, more, at), (loss, norm) in zip(self.pending, values, strict=True):
             check_finite(step, loss, norm, self.where)
             seconds = self.before + at - self.started
             earlier = (new or self.lines)[-1]["seconds"] if new or self.lines else 0.0
             speed = round(tokens / max(seconds - earlier, 1e-9), 1)
-            new.append(
-                {
-                    "step": step,
-                    "loss": loss,
-                    "lr": rate,
-                    "grad_norm": norm,
-                    "tokens_per_second": speed,
-                    "seconds": round(seconds, 4),
-                }
-            )
+            line = {"step": step, "loss": loss, "lr": rate, "grad_norm": norm, **more}
+            new.append({**line, "tokens_per_second": speed, "seconds": round(seconds, 4)})
         self.pending.clear()
         self.lines += new
         with (self.folder / "log.jsonl").open("a", encoding="utf-8") as log:

@@ -1,0 +1,119 @@
+"""Each way in which training would silently compute something else, planted and caught."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tiny
+import torch
+
+from vlsafe.errors import CheckError
+from vlsafe.model.load import load_model, load_processor
+from vlsafe.stage import Execution, StageContext
+from vlsafe.train.engine import Phase, run_phases
+from vlsafe.train.optimization import Optimization
+from vlsafe.train.parts import check_changes, check_trainable, fingerprints, freeze_all_but
+
+SETTING = Optimization(steps=4, batch_size=4, learning_rate=1e-3)
+
+
+@pytest.fixture(scope="module")
+def parent(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    torch.set_num_threads(1)
+    return tiny.llava(tmp_path_factory.mktemp("parent"))
+
+
+def attempt(
+    parent: Path,
+    folder: Path,
+    rows: list[Any],
+    parts: Any = ("language_model",),
+    setting: Optimization = SETTING,
+    change: Any = None,
+) -> None:
+    def load() -> tuple[Any, Any]:
+        model, processor = load_model(parent, "cpu"), load_processor(parent)
+        if change:
+            change(model, processor)
+        return model, processor
+
+    ctx = StageContext(folder / "out", folder / "work", execution=Execution(device="cpu", checkpoint_seconds=0.0))
+    run_phases(load, [Phase("phase", "sft", lambda: rows, setting, parts, 0)], ctx)
+
+
+def test_a_source_without_supervised_tokens(parent: Path, tmp_path: Path) -> None:
+    long = tiny.supervised(2, seed=1, pictures=0.0, words=(60, 70))
+    rows = tiny.supervised(8, seed=2) + [{**row, "source": "essays"} for row in long]
+    with pytest.raises(CheckError, match=r"phase: source 'essays' has no supervised token \(2 rows were too long"):
+        attempt(parent, tmp_path, rows)
+    with pytest.raises(CheckError, match="no rows to train on"):
+        attempt(parent, tmp_path, long)
+
+
+def test_image_tokens_that_are_not_the_features(parent: Path, tmp_path: Path) -> None:
+    def change(model: Any, processor: Any) -> None:
+        processor.num_additional_image_tokens = 0  # the tower's class token is then taken off twice
+
+    with pytest.raises(CheckError, match="15 image tokens, but the model makes 16 features"):
+        attempt(parent, tmp_path, tiny.supervised(8, seed=1, pictures=0.8), change=change)
+
+
+def test_an_image_token_that_the_model_does_not_know(parent: Path, tmp_path: Path) -> None:
+    def change(model: Any, processor: Any) -> None:
+        model.config.image_token_id = 3
+
+    with pytest.raises(CheckError, match="image token has id 4, the model expects 3"):
+        attempt(parent, tmp_path, tiny.supervised(8, seed=1, pictures=0.8), change=change)
+
+
+def test_ids_beyond_the_embeddings(parent: Path, tmp_path: Path) -> None:
+    def change(model: Any, processor: Any) -> None:
+        model.resize_token_embeddings(20)
+
+    with pytest.raises(CheckError, match="beyond the model's 20 embeddings"):
+        attempt(parent, tmp_path, tiny.supervised(8, seed=1), change=change)
+
+
+def test_a_part_that_the_model_has_not(tmp_path: Path) -> None:
+    plain = tiny.language_model(tmp_path / "model")
+    with pytest.raises(CheckError, match="trainable part 'projector' has no parameters in LlamaForCausalLM"):
+        attempt(plain, tmp_path, tiny.supervised(8, seed=1, pictures=0.0), parts=("language_model", "projector"))
+
+
+def test_a_part_that_nothing_trains(parent: Path, tmp_path: Path) -> None:
+    with pytest.raises(CheckError, match="nothing in 'projector' changed"):
+        attempt(parent, tmp_path, tiny.supervised(8, seed=1, pictures=0.0), parts=("language_model", "projector"))
+
+
+def test_a_frozen_part_that_changes(parent: Path) -> None:
+    model = load_model(parent, "cpu")
+    before = fingerprints(model)
+    with torch.no_grad():
+        model.lm_head.weight.view(-1)[5] += 1e-3
+        next(model.model.vision_tower.parameters()).view(-1)[0] += 1e-7
+    with pytest.raises(CheckError, match=r"vision_tower.*changed, although vision_tower is frozen"):
+        check_changes(before, model, ("language_model",), "phase")
+
+
+def test_an_optimiser_that_holds_other_parameters(parent: Path) -> None:
+    model = load_model(parent, "cpu")
+    freeze_all_but(model, ("projector",), "phase")
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    check_trainable(model, torch.optim.AdamW(parameters), ("projector",), "phase")
+    with pytest.raises(CheckError, match=r"multi_modal_projector\.linear_1\.weight is not trained"):
+        check_trainable(model, torch.optim.AdamW(parameters[1:]), ("projector",), "phase")
+    with pytest.raises(CheckError, match=r"lm_head.weight would be trained, but the trainable parts are projector"):
+        check_trainable(model, torch.optim.AdamW([*parameters, model.lm_head.weight]), ("projector",), "phase")
+
+
+def test_a_loss_that_is_no_number_ends_loudly_and_leaves_no_checkpoint_of_it(parent: Path, tmp_path: Path) -> None:
+    wild = Optimization(steps=30, batch_size=4, learning_rate=1e30)
+    with pytest.raises(CheckError, match=r"phase: the (loss|gradient norm) of step \d+ is (nan|inf): lower learning_rate"):
+        attempt(parent, tmp_path, tiny.supervised(120, seed=1), setting=wild)
+    log = (tmp_path / "work" / "0-phase" / "log.jsonl").read_text().splitlines()
+    assert all(json.loads(line)["loss"] < float("inf") for line in log)
+    kept = list((tmp_path / "work" / "0-phase").glob("checkpoint-*/complete.json"))
+    assert all(int(k.parent.name.rpartition("-")[2]) <= len(log) for k in kept)

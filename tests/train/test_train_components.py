@@ -1,0 +1,137 @@
+"""Adaptation and safety tuning as stages: which rows each order sees, which parts it trains, and what can't be."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tiny
+import torch
+
+from vlsafe.data.rows import TrainingData
+from vlsafe.errors import CheckError, ConfigError
+from vlsafe.model.load import load_model, load_processor, template_hash
+from vlsafe.registry import make
+from vlsafe.stage import Execution, StageContext
+from vlsafe.train.parts import part_of
+from vlsafe.train.tuning import draw
+
+STEPS = {"steps": 4, "batch_size": 8, "learning_rate": 1e-3}
+LLAVA = {"name": "llava", "projector": STEPS, "instruct": {**STEPS, "steps": 6}}
+SFT = {"name": "sft", "optimization": STEPS, "helpful": 0.25}
+DPO = {"name": "dpo", "optimization": STEPS, "helpful": 0.25, "beta": 0.1}
+
+
+@dataclass(frozen=True)
+class Rows(TrainingData):
+    """Rows whose source says what they were asked for as."""
+
+    component_name = "rows"
+    pictures: float = 0.5
+
+    def supervised(self, purpose: Any, n: int, seed: int) -> Sequence[Any]:
+        share = 1.0 if purpose == "projector" else self.pictures
+        return [{**row, "source": purpose} for row in tiny.supervised(n, seed + len(purpose), share)]
+
+    def preferences(self, purpose: Any, n: int, seed: int) -> Sequence[Any]:
+        return [{**row, "source": purpose} for row in tiny.preferences(n, seed + len(purpose), self.pictures)]
+
+
+@pytest.fixture(scope="module")
+def parent(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    torch.set_num_threads(1)
+    return tiny.llava(tmp_path_factory.mktemp("parent"))
+
+
+def run(parent: Path, folder: Path, component: Any, data: Rows | None = None, **how: Any) -> tuple[dict[str, Any], set[str]]:
+    """The facts, and the parts whose weights differ from the parent's."""
+    ctx = StageContext(folder / "out", folder / "work", {"model": parent}, Execution(device="cpu"))
+    component.run(data or Rows(), ctx, **how)
+    before, after = load_model(parent, "cpu").state_dict(), load_model(ctx.out, "cpu").state_dict()
+    assert ctx.facts["template_hash"] == template_hash(load_processor(ctx.out))
+    return ctx.facts["phases"], {part_of(n) for n in before if not torch.equal(before[n], after[n])}
+
+
+def test_llava_trains_the_projector_and_then_both(parent: Path, tmp_path: Path) -> None:
+    phases, changed = run(parent, tmp_path, make("adaptation", LLAVA))
+    assert list(phases) == ["projector", "instruct"]
+    assert phases["projector"]["rows_by_source"] == {"projector": 32}
+    assert list(phases["projector"]["trainable_parameters"]) == ["projector"]
+    assert phases["instruct"]["rows_by_source"] == {"instruct": 48}
+    assert changed == {"language_model", "projector"}
+
+
+@pytest.mark.parametrize(
+    ("settings", "helpful", "harmful"), [(SFT, "instruct", "safety"), (DPO, "helpful_preference", "preference")]
+)
+def test_tuning_mixes_helpful_rows_in(parent: Path, tmp_path: Path, settings: Any, helpful: str, harmful: str) -> None:
+    phases, changed = run(parent, tmp_path, make("safety_tune", settings))
+    (phase,) = phases.values()
+    assert phase["rows_by_source"] == {helpful: 8, harmful: 24}
+    assert phase["rows_with_pictures"] > 0
+    assert changed == {"language_model", "projector"}
+
+
+@pytest.mark.parametrize("settings", [SFT, DPO])
+def test_before_adaptation_only_text_and_the_language_model(parent: Path, tmp_path: Path, settings: Any) -> None:
+    phases, changed = run(parent, tmp_path, make("safety_tune", settings), text_only=True)
+    (phase,) = phases.values()
+    assert sum(phase["rows_by_source"].values()) == 32
+    assert phase["rows_with_pictures"] == 0
+    assert changed == {"language_model"}
+
+
+def test_joint_sees_what_the_sequence_would_see(parent: Path, tmp_path: Path) -> None:
+    tuning = make("safety_tune", {**SFT, "order": "joint"})
+    phases, changed = run(parent, tmp_path, tuning, adaptation=make("adaptation", LLAVA))
+    assert list(phases) == ["projector", "instruct"]
+    assert phases["instruct"]["rows_by_source"] == {"instruct": 48 + 8, "safety": 24}
+    assert phases["instruct"]["steps"] == 10
+    assert changed == {"language_model", "projector"}
+
+
+def test_tuning_without_helpful_rows_or_with_nothing_else(parent: Path, tmp_path: Path) -> None:
+    for share, source in ((0.0, "safety"), (1.0, "instruct")):
+        phases, _ = run(parent, tmp_path / source, make("safety_tune", {**SFT, "helpful": share}))
+        assert list(phases["sft"]["rows_by_source"]) == [source]
+
+
+def test_seeds_are_part_of_the_result(parent: Path, tmp_path: Path) -> None:
+    models = []
+    for i, seed in enumerate((0, 0, 1)):
+        run(parent, tmp_path / str(i), make("safety_tune", {**SFT, "seed": seed}))
+        models.append(load_model(tmp_path / str(i) / "out", "cpu").lm_head.weight)
+    assert torch.equal(models[0], models[1])
+    assert not torch.equal(models[0], models[2])
+
+
+def test_none_trains_nothing() -> None:
+    for group in ("adaptation", "safety_tune"):
+        component = make(group, {"name": "none"})
+        assert not component.trains
+        assert component.cost_units == 0.0
+    assert make("safety_tune", {"name": "none"}).order == "after"
+    assert make("adaptation", LLAVA).trains
+    assert make("adaptation", LLAVA).cost_units == 10.0
+
+
+def test_what_cannot_be_is_said_at_planning() -> None:
+    with pytest.raises(ConfigError, match=r"safety_tune.order=joint: preference pairs can't be mixed"):
+        make("safety_tune", {**DPO, "order": "joint"}).check()
+    with pytest.raises(ConfigError, match="only the language model can be tuned"):
+        make("safety_tune", {**SFT, "order": "before", "trainable": ["projector"]}).check()
+    with pytest.raises(ConfigError, match=r"safety_tune.trainable=\[\]"):
+        make("safety_tune", {**SFT, "trainable": []}).check()
+    with pytest.raises(ConfigError, match=r"safety_tune.helpful=1.5: must be between 0 and 1"):
+        make("safety_tune", {**SFT, "helpful": 1.5})
+    with pytest.raises(ConfigError, match=r"adaptation.projector.stepz: unknown setting; did you mean 'steps'"):
+        make("adaptation", {**LLAVA, "projector": {**STEPS, "stepz": 1}})
+    make("safety_tune", {**SFT, "order": "joint"}).check()
+
+
+def test_data_without_text_rows_is_refused_for_text_only(parent: Path, tmp_path: Path) -> None:
+    with pytest.raises(CheckError, match="rows for safety are without pictures, and 24 are needed"):
+        draw(lambda n: Rows(pictures=1.0).supervised("safety", n, 0), 24, True, "safety")
