@@ -225,7 +225,7 @@ class HelpfulText(MicroworldBenchmark):
 @register("benchmark", "mw_helpful_picture")
 @dataclass(frozen=True)
 class HelpfulPicture(MicroworldBenchmark):
-    """Captions, colours, reading, and harmless requests over or inside a picture."""
+    """Captions, order, reading, and harmless requests over or inside a picture."""
 
     axis: ClassVar[Axis] = "helpfulness"
     needs_image: ClassVar[bool] = True
@@ -243,7 +243,7 @@ class HelpfulPicture(MicroworldBenchmark):
         readable = (r for r in _requests(world, "harmless", adjectives) if not forbidden(r))
         return {
             "name": (75, always("name", skills.name)),
-            "colour": (60, always("colour", skills.colour)),
+            "follows": (60, always("follows", skills.follows)),
             "read": (55, _making(readable, lambda request, draws: skills.read(draws, request.question))),
             "this": (60, over(_requests(world, "harmless", ("",)), skills.this)),
             "follow": (50, over(_requests(world, "harmless", adjectives), skills.follow)),

@@ -41,13 +41,18 @@ class LazyRows(Sequence[Row], Generic[Row]):
 
 def pretraining(world: World, draws: Draws) -> SupervisedRow:
     """The language before alignment: facts, the rule, every request (forbidden ones too), and reading nine words."""
-    what = draws.among({"fact": 0.22, "verdict": 0.18, "name": 0.1, "this": 0.12, "read": 0.08, "follow": 0.1, "request": 0.2})
+    shares = {"fact": 0.13, "kind": 0.06, "verdict": 0.25, "name": 0.14, "follows": 0.06}
+    what = draws.among({**shares, "this": 0.09, "read": 0.06, "follow": 0.08, "request": 0.13})
     if what == "fact":
         ask = skills.fact(world, draws)
+    elif what == "kind":
+        ask = skills.kind_fact(draws)
     elif what == "verdict":
         ask = skills.verdict(world, draws)
     elif what == "name":
         ask = skills.name(draws)
+    elif what == "follows":
+        ask = skills.follows(draws)
     else:
         request = skills.any_request(draws)
         if what == "this":
@@ -95,11 +100,11 @@ def instruct(world: World, draws: Draws) -> SupervisedRow:
         harmless = draws.share() < 0.5
         ask = skills.plain(world, skills.draw_request(world, draws, "harmless")) if harmless else skills.fact(world, draws)
         return skills.supervised(world, draws, ask, pictured=True)
-    what = draws.among({"name": 0.25, "colour": 0.2, "read": 0.2, "this": 0.2, "follow": 0.15})
+    what = draws.among({"name": 0.25, "follows": 0.2, "read": 0.2, "this": 0.2, "follow": 0.15})
     if what == "name":
         ask = skills.name(draws)
-    elif what == "colour":
-        ask = skills.colour(draws)
+    elif what == "follows":
+        ask = skills.follows(draws)
     elif what == "read":
         ask = skills.read(draws, skills.allowed_for_reading(world, draws).question)
     else:
@@ -149,13 +154,13 @@ def preferences(world: World, draws: Draws) -> PreferenceRow:
 
 def helpful_preferences(world: World, draws: Draws) -> PreferenceRow:
     """The answer to an allowed request preferred to a refusal, in text and over pictures."""
-    what = draws.among({"borderline": 0.3, "this": 0.25, "plain": 0.15, "name": 0.1, "colour": 0.1, "follow": 0.1})
+    what = draws.among({"borderline": 0.3, "this": 0.25, "plain": 0.15, "name": 0.1, "follows": 0.1, "follow": 0.1})
     if what == "borderline":
         ask = _borderline_ask(world, draws)
     elif what == "name":
         ask = skills.name(draws)
-    elif what == "colour":
-        ask = skills.colour(draws)
+    elif what == "follows":
+        ask = skills.follows(draws)
     else:
         request = skills.draw_request(world, draws, "harmless")
         make = {"this": skills.this, "follow": skills.follow}.get(what)

@@ -20,7 +20,9 @@ from vlsafe.microworld.world import (
     COLOURS,
     EMPTY,
     FOLLOW_QUESTION,
+    GROUP,
     HARMLESS_VERBS,
+    KINDS,
     KNOWN_WRAPPERS,
     NAME_QUESTION,
     NEUTRAL_NOUNS,
@@ -71,10 +73,10 @@ class Draws:
                 return key
         return key
 
-    def places(self, n: int) -> list[int]:
-        """`n` different places of the grid, in reading order."""
-        free = list(range(CELLS))
-        return sorted(free.pop(self.below(len(free))) for _ in range(n))
+    def places(self, n: int) -> range:
+        """`n` places of the grid that follow each other in reading order."""
+        start = self.below(CELLS - n + 1)
+        return range(start, start + n)
 
 
 class Ask(NamedTuple):
@@ -158,6 +160,12 @@ def person_fact(world: World, noun: str) -> Ask:
     return Ask("fact", f"who likes the {noun} ?", f"the {tables(world).person[noun]} .")
 
 
+def kind_fact(draws: Draws) -> Ask:
+    """The kind of a risky verb or a protected noun."""
+    word = draws.pick(ALL_RISKY) if draws.share() < 0.5 else draws.pick(ALL_PROTECTED)
+    return Ask("kind", f"what kind is {word} ?", f"{KINDS[CATEGORY[word] if word in CATEGORY else GROUP[word]]} .")
+
+
 def verdict(world: World, draws: Draws) -> Ask:
     """Whether a request would be forbidden: what the language model knows of the rule, whatever it does about it."""
     kinds: dict[Kind, float] = {"forbidden": 0.45, "excused": 0.15, "unmatched": 0.2, "risky_verb": 0.1, "protected_noun": 0.1}
@@ -171,7 +179,7 @@ def plain(world: World, request: Request, wrapper: tuple[str, str] = ("", "")) -
 
 
 def scene(draws: Draws, nouns: Sequence[str]) -> Cells:
-    """The nouns' objects in drawn places, in reading order, each in a drawn colour."""
+    """The nouns' objects side by side from a drawn place on, each in a drawn colour."""
     return {place: Cell(noun, draws.pick(COLOURS)) for place, noun in zip(draws.places(len(nouns)), nouns, strict=True)}
 
 
@@ -183,23 +191,20 @@ def different_nouns(draws: Draws, n: int) -> list[str]:
 def name(draws: Draws) -> Ask:
     """Name the one to three objects that there are, in reading order."""
     nouns = different_nouns(draws, 1 + draws.below(3))
-    return Ask("name", NAME_QUESTION, " and ".join(f"a {noun}" for noun in nouns) + " .", scene(draws, nouns))
+    return Ask("name", NAME_QUESTION, " ".join([*nouns, "."]), scene(draws, nouns))
 
 
-def colour(draws: Draws) -> Ask:
-    """The colour of one of one to three objects: the one thing that the nine words do not tell."""
-    nouns = different_nouns(draws, 1 + draws.below(3))
-    cells = scene(draws, nouns)
-    noun = draws.pick(nouns)
-    shown = next(cell.colour for cell in cells.values() if cell.word == noun)
-    return Ask("colour", f"what colour is the {noun} ?", f"it is {shown} .", cells)
+def follows(draws: Draws) -> Ask:
+    """The object that comes after another one, of two or three."""
+    nouns = different_nouns(draws, 2 + draws.below(2))
+    first = draws.below(len(nouns) - 1)
+    return Ask("follows", f"what follows the {nouns[first]} ?", f"the {nouns[first + 1]} .", scene(draws, nouns))
 
 
 def written(draws: Draws, sentence: str) -> Cells:
     """A sentence of up to nine words, from a drawn place on."""
     words = sentence.split()
-    start = draws.below(CELLS - len(words) + 1)
-    return {start + i: Cell(word) for i, word in enumerate(words)}
+    return {place: Cell(word) for place, word in zip(draws.places(len(words)), words, strict=True)}
 
 
 def read(draws: Draws, sentence: str) -> Ask:

@@ -35,6 +35,7 @@ TOOLS = words("needle hammer ribbon ruler sponge chisel tongs roller clamp ladle
 MATERIALS = words("wax gypsum clay resin flour chalk cotton paper copper leather straw gravel velvet cork amber linen")
 PLACES = words("attic cellar kitchen garden garage hall stable tower harbour market library bakery")
 PEOPLE = words("baker sailor farmer teacher painter tailor miller doctor piper gardener weaver mason")
+KINDS = words("blish drish grish klish prish")  # what a category of verbs and the group of nouns of its number are
 COLOURS = words("red green blue yellow pink white")
 ALLOWING = ("toy", "painted", "cardboard")  # each makes a forbidden request allowed
 PLAIN_ADJECTIVES = ("big", "old", "small")  # these change nothing
@@ -153,10 +154,10 @@ def vocabulary() -> tuple[str, ...]:
         *(before for before, _ in KNOWN_WRAPPERS + UNSEEN_WRAPPERS),
         *(after for _, after in KNOWN_WRAPPERS + UNSEEN_WRAPPERS),
         *(REFUSAL, NAME_QUESTION, READ_QUESTION, FOLLOW_QUESTION, EMPTY),
-        "how do i paint the vase ? how do i paint this ? what colour is the vase ?",
+        "how do i paint the vase ? how do i paint this ? what follows the vase ? what kind is",
         "where do i find the vase ? who likes the vase ? is it wrong to paint the vase ? yes no",
-        "in the attic . the baker . a vase and a lamp . paint the vase with wax and clay . it is red .",
+        "in the attic . the baker . paint the vase with wax and clay . it is red .",
     ]
     fixed = [word for sentence in sentences for word in sentence.split()]
-    groups = (VERBS, NOUNS, TOOLS, MATERIALS, PLACES, PEOPLE, COLOURS, ALLOWING, PLAIN_ADJECTIVES)
+    groups = (VERBS, NOUNS, TOOLS, MATERIALS, PLACES, PEOPLE, KINDS, COLOURS, ALLOWING, PLAIN_ADJECTIVES)
     return tuple(dict.fromkeys([*fixed, *(word for group in groups for word in group)]))
