@@ -157,8 +157,8 @@ def _other_tokens(sources: Sources, rows: int) -> list[str]:
         if differ:
             first = differ[0]
             problems.append(
-                f"{len(differ)} rows of the vocabulary are other tokens in {source.name} ({source.checkpoint.folder}) than in the "
-                f"carrier, the first {other[first]!r} and {own[first]!r} (row {first}): set merge.scope=layers"
+                f"{len(differ)} rows of the vocabulary are other tokens in {source.name} ({source.checkpoint.folder}) than in "
+                f"the carrier, the first {other[first]!r} and {own[first]!r} (row {first}): set merge.scope=layers"
             )
     return problems
 
