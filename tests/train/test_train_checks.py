@@ -98,6 +98,15 @@ def test_a_frozen_part_that_changes(parent: Path) -> None:
         check_changes(before, model, ("language_model",), "phase")
 
 
+def test_weights_that_are_no_numbers(parent: Path) -> None:
+    model = load_model(parent, "cpu")
+    before = fingerprints(model)
+    with torch.no_grad():
+        model.lm_head.weight.view(-1)[5] = float("nan")
+    with pytest.raises(CheckError, match=r"lm_head.weight holds values that are no numbers"):
+        check_changes(before, model, ("language_model",), "phase")
+
+
 def test_an_optimiser_that_holds_other_parameters(parent: Path) -> None:
     model = load_model(parent, "cpu")
     freeze_all_but(model, ("projector",), "phase")

@@ -75,9 +75,14 @@ def test_stopped_on_request(method: str, parent: Path, undisturbed: dict[str, st
     assert killed.train(method, parent, tmp_path, checkpoint_seconds=1e9) == undisturbed[method]
 
 
+def test_stopped_before_the_first_step(parent: Path, tmp_path: Path) -> None:
+    with pytest.raises(StageInterrupted, match="stopped while reading rows"):
+        killed.train("sft", parent, tmp_path, stop_after=0)
+
+
 def test_a_torn_checkpoint_does_not_count(parent: Path, undisturbed: dict[str, str], tmp_path: Path) -> None:
     with pytest.raises(StageInterrupted):
-        killed.train("dpo", parent, tmp_path, checkpoint_seconds=1e9, stop_after=0)
+        killed.train("dpo", parent, tmp_path, checkpoint_seconds=0.0, stop_after=2)
     folder = tmp_path / "work" / "0-pairs"
     checkpoint = newest(folder)
     assert checkpoint is not None

@@ -8,8 +8,9 @@ the model's limit is dropped and counted.
 from __future__ import annotations
 
 import logging
+from array import array
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -26,8 +27,8 @@ class Example:
 
     row: int
     source: str
-    prompt: list[int]
-    completions: tuple[list[int], ...]
+    prompt: array[int]
+    completions: tuple[array[int], ...]
     pictures: int
     kept: list[Any] | None = None  # the pictures themselves, as long as they are few
 
@@ -60,13 +61,16 @@ class Encoder:
         self._kept_bytes = 0
         self._tokens_of_size: dict[tuple[int, int], int] = {}
 
-    def encode(self, rows: Sequence[Mapping[str, Any]]) -> Encoded:
-        """Raises `CheckError` for a template that renders the prompt otherwise when an answer follows, and for a row whose
+    def encode(self, rows: Sequence[Mapping[str, Any]], tick: Callable[[int], None] = lambda done: None) -> Encoded:
+        """All rows, in their order; `tick(rows done)` is called now and then.
+
+        Raises `CheckError` for a template that renders the prompt otherwise when an answer follows, and for a row whose
         pictures and image tokens differ in number."""
         result = Encoded()
         for start in range(0, len(rows), CHUNK):
             chunk = [rows[i] for i in range(start, min(start + CHUNK, len(rows)))]
             self._encode_chunk(chunk, start, result)
+            tick(start + len(chunk))
         if sum(result.dropped.values()):
             log.warning("rows longer than the model's %s tokens were dropped: %s", self.limit, dict(result.dropped))
         return result
@@ -83,17 +87,17 @@ class Encoder:
                 if whole[i][: len(prompts[i])] != prompts[i]:
                     raise self._no_prefix(prompts[i], whole[i], start + i)
                 completion = whole[i][len(prompts[i]) :]
-                ended = self.end_id in completion
-                result.end_token = result.end_token or ("template" if ended else "appended")
-                completions.append(completion if ended else [*completion, self.end_id])
+                by_template = self.end_id in completion
+                result.end_token = result.end_token or ("template" if by_template else "appended")
+                completions.append(completion if by_template else [*completion, self.end_id])
             source = row["source"]
             if self.limit is not None and len(prompt) + max(map(len, completions)) > self.limit:
                 result.dropped[source] += 1
                 continue
             result.supervised[source] += sum(map(len, completions))
             result.tokens[source] += sum(len(prompt) + len(c) for c in completions)
-            kept = self._keep(row["images"])
-            result.examples.append(Example(start + i, source, prompt, tuple(completions), len(expand), kept))
+            kept, ended = self._keep(row["images"]), tuple(array("i", c) for c in completions)
+            result.examples.append(Example(start + i, source, array("i", prompt), ended, len(expand), kept))
 
     def _keep(self, pictures: list[Any]) -> list[Any] | None:
         self._kept_bytes += sum(3 * p.size[0] * p.size[1] + 1024 for p in pictures)

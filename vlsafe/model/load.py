@@ -6,6 +6,7 @@ Weights are safetensors only, nothing runs remote code, and what does not fit ex
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -23,6 +24,8 @@ def pick_device(device: str = "auto") -> torch.device:
 
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
+    if not torch.cuda.is_available():
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")  # else deepspeed, which trainers import, warns that it found no GPU
     if device == "cuda" and not torch.cuda.is_available():
         raise CheckError("device=cuda, but no CUDA device is visible here: set device=cpu or auto")
     return torch.device(device)

@@ -41,14 +41,14 @@ def check_image_tokens(model: Any, encoder: Encoder, encoded: Encoded, rows: Seq
     if first is None:
         return 0
     expected = getattr(model.config, "image_token_id", None)
-    if expected != encoder.image_id:
+    if expected is None or expected != encoder.image_id:
         raise CheckError(f"{where}: the processor's image token has id {encoder.image_id}, the model expects {expected}")
     pixels = encoder.pictures(rows[first.row]["images"][:1], return_tensors="pt")["pixel_values"]  # type: ignore[misc]
     with torch.no_grad():
         found = model.get_image_features(pixels.to(model.device, model.dtype)).pooler_output
     features = int(found[0].shape[0])
     for example in encoded.examples:
-        tokens = sum(1 for token in example.prompt if token == encoder.image_id)
+        tokens = example.prompt.count(expected)
         if tokens != features * example.pictures:
             raise CheckError(
                 f"{where}: row {example.row} has {tokens} image tokens, but the model makes {features} features of each of its"

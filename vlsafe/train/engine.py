@@ -84,12 +84,18 @@ def run_phase(
     from vlsafe.train.watch import Watch
 
     began = time.monotonic()
-    tell(0, f"{phase.name}: reading rows")
+
+    def tick(doing: str) -> None:
+        if ctx.should_stop():
+            raise StageInterrupted(f"{phase.name}: stopped while {doing}; nothing is lost")
+        tell(0, f"{phase.name}, {doing}")
+
+    tick("reading rows")
     setting = phase.optimization
     parameters = freeze_all_but(model, phase.trainable, phase.name)
     rows = phase.rows()
     encoder = Encoder(processor, getattr(model.config.get_text_config(), "max_position_embeddings", None))
-    encoded = encoder.encode(rows)
+    encoded = encoder.encode(rows, lambda done: tick(f"reading rows, {done} of {len(rows)}"))
     check_supervised(encoded, phase.name)
     check_vocabulary(model, encoded, phase.name)
     features = check_image_tokens(model, encoder, encoded, rows, phase.name)
@@ -105,7 +111,7 @@ def run_phase(
     ready = time.monotonic()
     with quiet():
         trainer = make_trainer(
-            phase.method, model, processor, order, collator, setting, phase.seed, folder, phase.options, watch
+            phase.method, model, processor, order, collator, setting, phase.seed, folder, phase.options, watch, tick
         )
         trainer.report = watch.report
         trainer.before_first_step = lambda t: check_trainable(t.model, t.optimizer, phase.trainable, phase.name)

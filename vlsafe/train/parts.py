@@ -56,7 +56,10 @@ def fingerprints(model: Any) -> dict[str, int]:
 
 
 def check_changes(before: dict[str, int], model: Any, trainable: Sequence[str], where: str) -> int:
-    """Raises `CheckError` if a frozen parameter changed or a declared part did not; returns how many trained tensors did."""
+    """How many trained tensors changed.
+
+    Raises `CheckError` if a frozen one did, a declared part did not, or one holds values that are no numbers.
+    """
     changed: Counter[str] = Counter()
     for name, value in fingerprints(model).items():
         if value != before[name]:
@@ -64,6 +67,9 @@ def check_changes(before: dict[str, int], model: Any, trainable: Sequence[str], 
             if part not in trainable:
                 raise CheckError(f"{where}: {name} changed, although {part} is frozen")
             changed[part] += 1
+    for name, parameter in model.named_parameters():
+        if part_of(name) in trainable and not parameter.isfinite().all():
+            raise CheckError(f"{where}: {name} holds values that are no numbers: lower learning_rate or raise warmup_steps")
     for part in trainable:
         if not changed[part]:
             raise CheckError(

@@ -20,6 +20,7 @@ from trl import DPOConfig, DPOTrainer, SFTConfig, SFTTrainer
 from trl.trainer.utils import FusedCausalLMOutput
 
 from vlsafe.errors import CheckError
+from vlsafe.train.checkpoint import sync_file
 from vlsafe.train.optimization import Optimization
 
 WEIGHTS = "model.safetensors"
@@ -150,8 +151,8 @@ class Preference(Exact, DPOTrainer):  # type: ignore[misc]
     """DPO (Rafailov et al. 2023, eq. 7), TRL's loss. The reference is the model before its first step; its log-probabilities
     are computed once, in the batches they are used in, and kept in `reference_file`, so no second model is held."""
 
-    def __init__(self, model: Any, reference_file: Path, **kwargs: Any) -> None:
-        self._reference_file = reference_file
+    def __init__(self, model: Any, reference_file: Path, tick: Callable[[str], None], **kwargs: Any) -> None:
+        self._reference_file, self._tick = reference_file, tick
         super().__init__(model=model, **kwargs)
 
     def _prepare_dataset(self, dataset: Any, *args: Any) -> Any:
@@ -168,11 +169,13 @@ class Preference(Exact, DPOTrainer):  # type: ignore[misc]
             rows = []
             self.model.eval()
             for start in range(0, len(dataset), batch_size):
+                self._tick(f"asking the reference, {start} of {len(dataset)} pairs")
                 features = [dataset[i] for i in range(start, min(start + batch_size, len(dataset)))]
                 inputs = self._prepare_inputs(self.data_collator(features))
                 rows.append(torch.stack(self.compute_ref_log_probs(self.model, inputs), dim=1).float().cpu())
             part = self._reference_file.with_suffix(".part")
             save_file({"log_probs": torch.cat(rows)}, part)
+            sync_file(part)
             part.replace(self._reference_file)
         values = load_file(self._reference_file)["log_probs"]
         return dataset.add_column("ref_chosen_logps", values[:, 0].tolist()).add_column(
@@ -191,6 +194,7 @@ def make_trainer(
     folder: Path,
     options: Mapping[str, Any],
     callback: Any,
+    tick: Callable[[str], None],
 ) -> Any:
     """The trainer of one phase: it reads example numbers in the order of `batches` and never shuffles.
 
@@ -231,7 +235,9 @@ def make_trainer(
         trainer = Supervised(args=SFTConfig(**shared, dataset_kwargs={"skip_prepare_dataset": True}), **inputs)
     else:
         extra = {**options, "precompute_ref_log_probs": True}
-        trainer = Preference(args=DPOConfig(**shared, **extra), reference_file=folder / "reference.safetensors", **inputs)
+        trainer = Preference(
+            args=DPOConfig(**shared, **extra), reference_file=folder / "reference.safetensors", tick=tick, **inputs
+        )
     trainer.optimization = optimization
     trainer.remove_callback(PrinterCallback)
     return trainer
