@@ -14,7 +14,13 @@ from pathlib import Path
 from vlsafe import lock
 from vlsafe.lock import Lease
 
-HOLD = "import sys, time; from pathlib import Path; from vlsafe.lock import Lease; print(Lease(Path(sys.argv[1])).acquire(), flush=True); time.sleep(60)"
+HOLD = """
+import sys, time
+from pathlib import Path
+from vlsafe.lock import Lease
+print(Lease(Path(sys.argv[1])).acquire(), flush=True)
+time.sleep(60)
+"""
 
 
 def test_one_of_many_gets_it(tmp_path: Path) -> None:

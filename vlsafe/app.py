@@ -1,4 +1,4 @@
-"""What `launch/train.py` and `launch/plan.py` do: cells → plan → executor → results. Hydra composes, everything else is here."""
+"""What `launch/train.py` and `launch/plan.py` do: cells → plan → executor → results. Hydra only composes."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from rich.console import Console
 
 from vlsafe.cells import GROUPS, Cell, RunSettings, make_cell
 from vlsafe.config_errors import explain
-from vlsafe.errors import ConfigError, VlsafeError
+from vlsafe.errors import VlsafeError
 from vlsafe.execute.executor import Executor, Outcome
 from vlsafe.execute.survey import Survey, survey, wall_seconds
 from vlsafe.hydra_plugins import Grid, register_plugins, take_over
@@ -88,7 +88,7 @@ def cells_of(grid: Grid) -> list[Cell]:
 
 
 def _without_hydra(config: DictConfig) -> DictConfig:
-    return OmegaConf.masked_copy(config, [k for k in config if k != "hydra"])
+    return OmegaConf.masked_copy(config, [str(k) for k in config if k != "hydra"])
 
 
 def run(action: Action, grid: Grid) -> int:

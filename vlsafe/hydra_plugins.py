@@ -58,20 +58,20 @@ class GridSweeper(Sweeper):
         self.params = params or {}
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
-        self.hydra_context, self.config = hydra_context, config
-        self.launcher = Plugins.instance().instantiate_launcher(
+        self.loader = hydra_context.config_loader
+        self.handed_to: Launcher = Plugins.instance().instantiate_launcher(
             hydra_context=hydra_context, task_function=task_function, config=config
         )
 
     def sweep(self, arguments: list[str]) -> Any:
         from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 
-        parser = OverridesParser.create(config_loader=self.hydra_context.config_loader)
+        parser = OverridesParser.create(config_loader=self.loader)
         overrides = parser.parse_overrides([*(f"{k}={v}" for k, v in self.params.items()), *arguments, *self.held_back])
         batch = BasicSweeper.split_arguments(overrides, None)[0]
         if not batch:
             raise ConfigError("the grid is empty: an override has no values")
-        return self.launcher.launch(batch, initial_job_idx=0)
+        return self.handed_to.launch(batch, initial_job_idx=0)
 
 
 class LocalLauncher(Launcher):
@@ -109,9 +109,9 @@ def compose_all(loader: Any, master: DictConfig, job_overrides: Sequence[Sequenc
                 refused.setdefault(match[1], error)
                 overrides = fewer
         taken |= {o.partition("=")[0] for o in overrides}
-    for key, error in refused.items():
+    for key, refusal in refused.items():
         if key not in taken:
-            raise error
+            raise refusal
     return composed
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from vlsafe.cells import Cell, carrier_role, merged_roles, without_roles, worker_settings
+from vlsafe.eval.base import Axis
 from vlsafe.keys import digest, stage_key
 from vlsafe.settings import settings_of, spec_of
 from vlsafe.stage import STAGE_KINDS
@@ -44,7 +45,7 @@ class Evaluation:
 
     role: str
     benchmark: str
-    axis: str
+    axis: Axis
     judge: str
     judge_version: int
     stage: str  # id of the judge stage

@@ -13,7 +13,8 @@ from rich.table import Table
 
 from vlsafe.errors import CorruptArtifactError, StoreError
 from vlsafe.files import read_json
-from vlsafe.report.live import clock, printable
+from vlsafe.report.live import clock
+from vlsafe.report.text import printable
 from vlsafe.stage import STAGE_KINDS
 from vlsafe.store import ArtifactId, Store
 
@@ -99,7 +100,7 @@ def verify_artifacts(store: Store, key: str | None, console: Console) -> int:
 
 
 def referenced(sweeps: Path) -> set[str]:
-    """`kind/key` of every stage in any sweep's plan. Raises `StoreError` for a plan that can't be read: better keep than lose."""
+    """`kind/key` of every stage in any sweep's plan. A plan that can't be read is a `StoreError`: better keep than lose."""
     ids: set[str] = set()
     for path in sorted(sweeps.glob("*/plan.json")):
         try:

@@ -1,4 +1,4 @@
-"""The groups around the grid that have one option yet: each `none` is a component like any other, so that options can be added."""
+"""The groups around the grid that have one option yet: each `none` is a component like any other."""
 
 from __future__ import annotations
 

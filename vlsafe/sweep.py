@@ -87,7 +87,7 @@ def check_name(name: str) -> None:
 
 
 def open_sweep(folder: Path, name: str, cells: Sequence[Cell], swept: Sequence[str]) -> Sweep:
-    """The sweep that `cells` make, together with those already under this name; raises `ConfigError` with a diff of the bases."""
+    """The sweep that `cells` make with those already under this name; raises `ConfigError` with a diff of the bases."""
     if not cells:
         raise ConfigError("the grid is empty: no cell came out of the overrides")
     axes, varying = list(dict.fromkeys(swept)), set(ALWAYS) | varying_settings(cells) | set(swept)

@@ -55,5 +55,5 @@ class TrainingData(Component):
         raise TypeError(f"data={self.component_name} has no rows for {purpose}")
 
     def preferences(self, purpose: Literal["preference", "helpful_preference"], n: int, seed: int) -> Sequence[PreferenceRow]:
-        """`n` pairs in a seeded order: a refusal preferred to harmful compliance, or an answer preferred to a needless refusal."""
+        """`n` pairs in a seeded order: a refusal preferred to harmful compliance, or an answer to a needless refusal."""
         raise TypeError(f"data={self.component_name} has no rows for {purpose}")

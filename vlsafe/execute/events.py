@@ -1,4 +1,4 @@
-"""Events: one JSON line each, appended by a worker and read by whoever watches, on this machine or through a shared file system."""
+"""Events: one JSON line each, appended by a worker and read by whoever watches, here or through a shared file system."""
 
 from __future__ import annotations
 

@@ -25,7 +25,7 @@ class Survey:
 
 
 def survey(plan: Plan, store: Store, mend: bool) -> Survey:
-    """Which stages must run. With `mend`, corrupt artifacts are moved aside, and those that will be read are verified by hash."""
+    """Which stages must run. With `mend`, corrupt artifacts are moved aside, and what will be read is verified by hash."""
     found = Survey()
 
     def corrupt(error: CorruptArtifactError) -> None:

@@ -7,6 +7,7 @@ config. Exit status: 0 all stages are there, 1 a stage failed, 75 stopped on req
 from __future__ import annotations
 
 import errno
+import functools
 import os
 import signal
 import sys
@@ -100,7 +101,7 @@ class Worker:
             work=scratch / "work",
             parents={name: self.store.read(*id.split("/")) for name, id in order.parents.items()},
             execution=self.task.execution,
-            progress=lambda done, total, note="": self.events.progress(order.id, done, total, note),
+            progress=functools.partial(self.events.progress, order.id),
             should_stop=self.stop.is_set,
             earlier=tuple(self.store.relatives(order.kind, order.family, order.key)),
         )

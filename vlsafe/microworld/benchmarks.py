@@ -225,7 +225,7 @@ class HelpfulText(MicroworldBenchmark):
 @register("benchmark", "mw_helpful_picture")
 @dataclass(frozen=True)
 class HelpfulPicture(MicroworldBenchmark):
-    """Captions, order, reading, and harmless requests over or inside a picture."""
+    """Captions, facts about what is seen, reading, and harmless requests over or inside a picture."""
 
     axis: ClassVar[Axis] = "helpfulness"
     needs_image: ClassVar[bool] = True
@@ -242,8 +242,8 @@ class HelpfulPicture(MicroworldBenchmark):
 
         readable = (r for r in _requests(world, "harmless", adjectives) if not forbidden(r))
         return {
-            "name": (75, always("name", skills.name)),
-            "follows": (60, always("follows", skills.follows)),
+            "name": (60, always("name", skills.name)),
+            "about": (75, always("about", functools.partial(skills.about, world))),
             "read": (55, _making(readable, lambda request, draws: skills.read(draws, request.question))),
             "this": (60, over(_requests(world, "harmless", ("",)), skills.this)),
             "follow": (50, over(_requests(world, "harmless", adjectives), skills.follow)),

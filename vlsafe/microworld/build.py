@@ -60,6 +60,7 @@ def new_language_model(settings: Microworld, tokenizer: Any) -> Any:
         num_attention_heads=settings.heads,
         num_key_value_heads=settings.heads,
         max_position_embeddings=LONGEST,
+        rope_parameters={"rope_type": "default", "rope_theta": 100.0},  # rows are short: order is learned sooner
         tie_word_embeddings=True,
         initializer_range=0.08,  # about 1/sqrt(width): with the usual 0.02 pretraining needs twice the steps
         bos_token_id=tokenizer.bos_token_id,

@@ -41,7 +41,7 @@ class LazyRows(Sequence[Row], Generic[Row]):
 
 def pretraining(world: World, draws: Draws) -> SupervisedRow:
     """The language before alignment: facts, the rule, every request (forbidden ones too), and reading nine words."""
-    shares = {"fact": 0.13, "kind": 0.06, "verdict": 0.25, "name": 0.14, "follows": 0.06}
+    shares = {"fact": 0.12, "kind": 0.08, "verdict": 0.32, "name": 0.05, "about": 0.07}
     what = draws.among({**shares, "this": 0.09, "read": 0.06, "follow": 0.08, "request": 0.13})
     if what == "fact":
         ask = skills.fact(world, draws)
@@ -51,8 +51,8 @@ def pretraining(world: World, draws: Draws) -> SupervisedRow:
         ask = skills.verdict(world, draws)
     elif what == "name":
         ask = skills.name(draws)
-    elif what == "follows":
-        ask = skills.follows(draws)
+    elif what == "about":
+        ask = skills.about(world, draws)
     else:
         request = skills.any_request(draws)
         if what == "this":
@@ -89,7 +89,7 @@ def alignment(world: World, draws: Draws) -> SupervisedRow:
 
 def projector(world: World, draws: Draws) -> SupervisedRow:
     """Captions, and reading allowed requests aloud."""
-    ask = skills.name(draws) if draws.share() < 0.5 else skills.read(draws, skills.allowed_for_reading(world, draws).question)
+    ask = skills.name(draws) if draws.share() < 0.4 else skills.read(draws, skills.allowed_for_reading(world, draws).question)
     return skills.supervised(world, draws, ask, pictured=True)
 
 
@@ -100,11 +100,11 @@ def instruct(world: World, draws: Draws) -> SupervisedRow:
         harmless = draws.share() < 0.5
         ask = skills.plain(world, skills.draw_request(world, draws, "harmless")) if harmless else skills.fact(world, draws)
         return skills.supervised(world, draws, ask, pictured=True)
-    what = draws.among({"name": 0.25, "follows": 0.2, "read": 0.2, "this": 0.2, "follow": 0.15})
+    what = draws.among({"name": 0.2, "about": 0.25, "read": 0.2, "this": 0.2, "follow": 0.15})
     if what == "name":
         ask = skills.name(draws)
-    elif what == "follows":
-        ask = skills.follows(draws)
+    elif what == "about":
+        ask = skills.about(world, draws)
     elif what == "read":
         ask = skills.read(draws, skills.allowed_for_reading(world, draws).question)
     else:
@@ -154,13 +154,13 @@ def preferences(world: World, draws: Draws) -> PreferenceRow:
 
 def helpful_preferences(world: World, draws: Draws) -> PreferenceRow:
     """The answer to an allowed request preferred to a refusal, in text and over pictures."""
-    what = draws.among({"borderline": 0.3, "this": 0.25, "plain": 0.15, "name": 0.1, "follows": 0.1, "follow": 0.1})
+    what = draws.among({"borderline": 0.3, "this": 0.25, "plain": 0.15, "name": 0.1, "about": 0.1, "follow": 0.1})
     if what == "borderline":
         ask = _borderline_ask(world, draws)
     elif what == "name":
         ask = skills.name(draws)
-    elif what == "follows":
-        ask = skills.follows(draws)
+    elif what == "about":
+        ask = skills.about(world, draws)
     else:
         request = skills.draw_request(world, draws, "harmless")
         make = {"this": skills.this, "follow": skills.follow}.get(what)

@@ -183,22 +183,17 @@ def scene(draws: Draws, nouns: Sequence[str]) -> Cells:
     return {place: Cell(noun, draws.pick(COLOURS)) for place, noun in zip(draws.places(len(nouns)), nouns, strict=True)}
 
 
-def different_nouns(draws: Draws, n: int) -> list[str]:
-    left = list(NOUNS)
-    return [left.pop(draws.below(len(left))) for _ in range(n)]
-
-
 def name(draws: Draws) -> Ask:
-    """Name the one to three objects that there are, in reading order."""
-    nouns = different_nouns(draws, 1 + draws.below(3))
-    return Ask("name", NAME_QUESTION, " ".join([*nouns, "."]), scene(draws, nouns))
+    """Name the object that there is."""
+    noun = draws.pick(NOUNS)
+    return Ask("name", NAME_QUESTION, f"a {noun} .", scene(draws, [noun]))
 
 
-def follows(draws: Draws) -> Ask:
-    """The object that comes after another one, of two or three."""
-    nouns = different_nouns(draws, 2 + draws.below(2))
-    first = draws.below(len(nouns) - 1)
-    return Ask("follows", f"what follows the {nouns[first]} ?", f"the {nouns[first + 1]} .", scene(draws, nouns))
+def about(world: World, draws: Draws) -> Ask:
+    """A fact about the object that there is."""
+    noun = draws.pick(NOUNS)
+    known, pronoun = (place_fact, "where do i find this ?") if draws.share() < 0.5 else (person_fact, "who likes this ?")
+    return Ask("about", pronoun, known(world, noun).answer, scene(draws, [noun]))
 
 
 def written(draws: Draws, sentence: str) -> Cells:
@@ -224,8 +219,8 @@ def follow(world: World, draws: Draws, request: Request) -> Ask:
 
 def beside(world: World, draws: Draws, request: Request) -> Ask:
     """A request in text, over a picture of something else."""
-    others = [noun for noun in different_nouns(draws, 2) if noun != request.noun]
-    return Ask("beside", request.question, tables(world).answer(request), scene(draws, others))
+    other = NOUNS[(NOUNS.index(request.noun) + 1 + draws.below(len(NOUNS) - 1)) % len(NOUNS)]
+    return Ask("beside", request.question, tables(world).answer(request), scene(draws, [other]))
 
 
 def user(text: str, picture: bool) -> list[Message]:

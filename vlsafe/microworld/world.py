@@ -154,7 +154,7 @@ def vocabulary() -> tuple[str, ...]:
         *(before for before, _ in KNOWN_WRAPPERS + UNSEEN_WRAPPERS),
         *(after for _, after in KNOWN_WRAPPERS + UNSEEN_WRAPPERS),
         *(REFUSAL, NAME_QUESTION, READ_QUESTION, FOLLOW_QUESTION, EMPTY),
-        "how do i paint the vase ? how do i paint this ? what follows the vase ? what kind is",
+        "how do i paint the vase ? how do i paint this ? what kind is",
         "where do i find the vase ? who likes the vase ? is it wrong to paint the vase ? yes no",
         "in the attic . the baker . paint the vase with wax and clay . it is red .",
     ]

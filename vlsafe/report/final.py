@@ -11,8 +11,9 @@ from rich.text import Text
 
 from vlsafe.plan import Plan
 from vlsafe.report import layout, markdown, results, table
-from vlsafe.report.live import clock, printable
+from vlsafe.report.live import clock
 from vlsafe.report.outputs import cell_results
+from vlsafe.report.text import printable
 from vlsafe.store import Store
 from vlsafe.sweep import Sweep
 

@@ -13,6 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from vlsafe.plan import Plan
+from vlsafe.report.text import printable
 from vlsafe.stage import STAGE_KINDS
 
 PLAIN_SECONDS = 15.0  # between two lines about a stage that goes on
@@ -142,8 +143,3 @@ class View:
 
     def _line(self, text: str, style: str = "") -> None:
         self.console.print(Text(text, style=style), soft_wrap=True)
-
-
-def printable(text: str) -> str:
-    """Text from elsewhere with its control characters made visible."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)

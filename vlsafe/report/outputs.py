@@ -1,4 +1,4 @@
-"""The files of `outputs/sweeps/<name>/` that notebooks and checks read: plan.json, cells.jsonl, results.csv, and links to artifacts."""
+"""What notebooks and checks read in `outputs/sweeps/<name>/`: plan.json, cells.jsonl, results.csv, and links to artifacts."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 from vlsafe.execute.survey import Survey
 from vlsafe.files import write_atomic, write_json
 from vlsafe.plan import CellPlan, Plan
-from vlsafe.report.results import CellResult, Status
+from vlsafe.report.results import CellResult, Status, conditions
 from vlsafe.store import Store
 from vlsafe.sweep import Sweep
 
@@ -42,7 +42,7 @@ def cell_status(cell: CellPlan, states: Mapping[str, str]) -> str:
 
 
 def write_cells(sweep: Sweep, plan: Plan, states: Mapping[str, str], store: Store) -> None:
-    """cells.jsonl, and `cells/<cell>/<role>` and `cells/<cell>/responses/<role>-<benchmark>` as relative links into the store."""
+    """cells.jsonl, and relative links into the store: `cells/<cell>/<role>`, `cells/<cell>/responses/<role>-<benchmark>`."""
     lines = []
     for cell in plan.cells:
         name = sweep.cell_name(cell.cell)
@@ -71,7 +71,7 @@ def write_cells(sweep: Sweep, plan: Plan, states: Mapping[str, str], store: Stor
 def link(path: Path, target: Path, there: bool) -> None:
     """A relative link that replaces an older one; none to what is not there."""
     wanted = os.path.relpath(target, path.parent)
-    if path.is_symlink() and (not there or os.readlink(path) != wanted):
+    if path.is_symlink() and (not there or str(path.readlink()) != wanted):
         path.unlink()
     if there and not path.is_symlink():
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -80,20 +80,30 @@ def link(path: Path, target: Path, there: bool) -> None:
 
 def cell_results(sweep: Sweep, plan: Plan, states: Mapping[str, str], store: Store) -> list[CellResult]:
     """What results.csv has rows for, in the order of the cells."""
-    results = []
+    results, said = [], dict[str, dict[str, str]]()
     for planned in plan.cells:
         cell = planned.cell
         choices = {g: cell.choices[g] for g in ("model", "adaptation", "safety_tune", "merge")}
         for e in planned.evaluations:
-            state = states[e.stage]
-            status: Status = "done" if state in THERE else state if state in ("failed", "skipped") else "missing"  # type: ignore[assignment]
+            stage = plan.stages[e.stage]
+            status = row_status(states[e.stage])
+            responses = stage.parents["responses"]
+            if status == "done" and responses not in said:
+                said[responses] = conditions(store.manifest(*responses.split("/"))["facts"])
             results.append(
                 CellResult(
                     sweep=sweep.name, cell=sweep.cell_name(cell), role=e.role, final=e.role == planned.final,
-                    choices={**choices, "order": cell.order, "seed": cell.seed}, status=status, axis=e.axis,  # type: ignore[arg-type]
-                    benchmark=e.benchmark, judge=e.judge, judge_version=e.judge_version, key=plan.stages[e.stage].key,
-                    labels=store.read(*e.stage.split("/")) if status == "done" else None,
+                    choices={**choices, "order": cell.order, "seed": cell.seed}, status=status, axis=e.axis,
+                    benchmark=e.benchmark, judge=e.judge, judge_version=e.judge_version, key=stage.key,
+                    labels=store.read(stage.kind, stage.key) if status == "done" else None,
                     swept={axis: cell.value(axis) for axis in sweep.extra_axes}, collapsed=planned.collapsed,
+                    conditions=said.get(responses, {}),
                 )
             )  # fmt: skip
     return results
+
+
+def row_status(state: str) -> Status:
+    if state in THERE:
+        return "done"
+    return "failed" if state == "failed" else "skipped" if state == "skipped" else "missing"

@@ -8,7 +8,8 @@ from rich.text import Text
 
 from vlsafe.execute.survey import Survey
 from vlsafe.plan import Plan
-from vlsafe.report.live import clock, printable
+from vlsafe.report.live import clock
+from vlsafe.report.text import printable
 from vlsafe.stage import STAGE_KINDS
 
 WIDE = 120

@@ -1,0 +1,149 @@
+"""Plans: how many stages a grid needs, and which keys move with which setting."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from vlsafe.errors import ConfigError
+from vlsafe.keys import stage_key
+from vlsafe.plan import Plan, make_plan
+from vlsafe.stage import STAGE_KINDS
+
+Grid = Callable[..., Any]
+
+
+def counts(plan: Plan) -> dict[str, int]:
+    return {kind: n for kind, n in plan.counts().items() if kind in STAGE_KINDS[:4]}
+
+
+@pytest.mark.parametrize(
+    ("overrides", "cells", "expected"),
+    [
+        # adaptations × tunings × merges; a merge for each distinct pair
+        (("adaptation=none,llava", "safety_tune=none,sft,dpo", "merge=none,linear,ties"), 18, (1, 1, 4, 10)),
+        (("safety_tune=sft,dpo", "merge=ties"), 2, (1, 1, 2, 2)),
+        (("safety_tune=none,sft,dpo", "merge=none,linear,ties"), 9, (1, 1, 2, 6)),
+        ((), 1, (1, 1, 1, 0)),
+        (("adaptation=none", "safety_tune=none", "merge=none,linear,ties"), 3, (1, 0, 0, 0)),  # collapsed
+        (("safety_tune.order=after,before,joint", "merge=linear"), 3, (1, 2, 3, 3)),
+        (("seed=0,1", "merge=none,linear"), 4, (1, 2, 2, 2)),
+        (("model.seed=0,1", "merge=linear"), 2, (2, 2, 2, 2)),
+        (("merge=ties", "merge.density=0.2,0.5,0.8"), 3, (1, 1, 1, 3)),
+        (("safety_tune=none", "safety_tune.order=after,before,joint", "merge=linear"), 3, (1, 1, 0, 1)),
+        (("judge=exact,keyword", "merge=linear"), 2, (1, 1, 1, 1)),
+    ],
+)
+def test_stages_are_shared(grid: Grid, overrides: tuple[str, ...], cells: int, expected: tuple[int, ...]) -> None:
+    plan = make_plan(grid(*overrides))
+    assert len(plan.cells) == cells
+    assert tuple(counts(plan).values()) == expected
+
+
+def test_roles_and_their_stages_by_order(grid: Grid) -> None:
+    after, before, joint = (make_plan(grid(f"safety_tune.order={o}", "merge=linear")) for o in ("after", "before", "joint"))
+    assert list(after.cells[0].roles) == ["base", "adapted", "tuned", "merged"]
+    assert list(before.cells[0].roles) == ["base", "tuned", "adapted", "merged"]
+    assert list(joint.cells[0].roles) == ["base", "tuned", "merged"]
+    for plan, pair in ((after, ("adapted", "tuned")), (before, ("tuned", "adapted")), (joint, ("base", "tuned"))):
+        roles = plan.cells[0].roles
+        merge = plan.stages[roles["merged"]]
+        assert (merge.parents["model_0"], merge.parents["model_1"]) == (roles[pair[0]], roles[pair[1]])
+        assert merge.parents["carrier"] == roles[pair[1]]
+    tuned_first = before.stages[before.cells[0].roles["tuned"]]
+    assert tuned_first.parents == {"model": before.cells[0].roles["base"]}
+    assert tuned_first.spec["text_only"] is True
+    assert before.stages[before.cells[0].roles["adapted"]].parents == {"model": tuned_first.id}
+    assert joint.stages[joint.cells[0].roles["tuned"]].spec["adaptation"]["name"] == "llava"
+
+
+def test_adapting_after_the_same_tuning_is_another_adaptation(grid: Grid) -> None:
+    plan = make_plan(grid("safety_tune.order=before", "safety_tune=none,sft"))
+    assert plan.counts()["adaptation"] == 2
+
+
+def test_base_is_asked_text_only(grid: Grid) -> None:
+    planned = make_plan(grid("merge=linear")).cells[0]
+    asked = {role: {e.benchmark for e in planned.evaluations if e.role == role} for role in planned.roles}
+    assert asked["base"] == {"mw_direct", "mw_wrapped", "mw_borderline_text", "mw_helpful_text"}
+    assert asked["adapted"] == asked["tuned"] == asked["merged"] > asked["base"]
+    assert {e.axis for e in planned.evaluations} == {"text_safety", "multimodal_safety", "over_refusal", "helpfulness"}
+
+
+def test_without_adaptation_nothing_is_asked_with_pictures(grid: Grid) -> None:
+    planned = make_plan(grid("adaptation=none", "merge=linear")).cells[0]
+    assert len({e.benchmark for e in planned.evaluations}) == 4
+
+
+def test_a_degenerate_pair_collapses(grid: Grid) -> None:
+    planned = make_plan(grid("adaptation=none", "safety_tune=none", "merge=ties")).cells[0]
+    assert planned.collapsed
+    assert planned.final == "base"
+    assert "merged" not in planned.roles
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (("safety_tune=none", "merge=linear", "merge.models=[base,tuned]"), "this cell has no role 'tuned'"),
+        (("merge=ties", "merge.base=bse"), r"no role 'bse'; did you mean 'base'\?"),
+        (("adaptation=none", "merge=linear", "merge.carrier=adapted"), "no role 'adapted'"),
+        (("merge=linear", "merge.models=[base,adapted,tuned]", "merge.weights=[1,2]"), "2 weights for 3 models"),
+    ],
+)
+def test_a_role_the_cell_can_not_have_is_an_error(grid: Grid, overrides: tuple[str, ...], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        grid(*overrides)
+
+
+@pytest.mark.parametrize(
+    ("override", "moves"),
+    [
+        ("engine.batch_size=7", ""),
+        ("jobs=3", ""),
+        ("threads=2", ""),
+        ("store=elsewhere", ""),
+        ("merge.max_shard_gb=1", ""),
+        ("judge=keyword", "judge"),
+        ("eval.limit=7", "generate judge"),
+        ("engine.max_new_tokens=7", "generate judge"),
+        ("merge.density=0.3", "merge generate judge"),
+        ("merge.dtype=bfloat16", "merge generate judge"),
+        ("safety_tune.helpful=0.1", "safety_tune merge generate judge"),
+        ("seed=1", "adaptation safety_tune merge generate judge"),
+        ("adaptation.instruct.learning_rate=1e-5", "adaptation safety_tune merge generate judge"),
+        ("model.seed=1", "model adaptation safety_tune merge generate judge"),
+        ("model.world.seed=1", "model adaptation safety_tune merge generate judge"),
+    ],
+)
+def test_keys_move_only_with_what_changes_results(grid: Grid, override: str, moves: str) -> None:
+    before, after = make_plan(grid("merge=ties")), make_plan(grid("merge=ties", override))
+    moved = [kind for kind in STAGE_KINDS if {s.key for s in before.stages.values() if s.kind == kind}
+             != {s.key for s in after.stages.values() if s.kind == kind}]  # fmt: skip
+    assert " ".join(moved) == moves
+
+
+def test_answers_of_one_model_with_another_limit_are_one_family(grid: Grid) -> None:
+    small, large = make_plan(grid("eval.limit=5")), make_plan(grid("eval.limit=50"))
+
+    def families(plan: Plan) -> list[Any]:
+        return [s.family for s in plan.stages.values() if s.kind == "generate"]
+
+    assert families(small) == families(large)
+    assert len(set(families(small))) == len(families(small))
+
+
+def test_keys_are_golden() -> None:
+    """A key is the same on every machine and in every release, or every store in the world is worth nothing."""
+    key = stage_key(
+        "merge", 1, {"merge": {"name": "ties", "density": 0.5}, "weights": [0.5, 0.5]}, {"base": "b" * 20, "carrier": "c" * 20}
+    )
+    assert key == "deeaed5fbea7506bdd46"
+    assert key == stage_key(
+        "merge", 1, {"weights": [0.5, 0.5], "merge": {"density": 0.5, "name": "ties"}}, {"carrier": "c" * 20, "base": "b" * 20}
+    )
+    assert key != stage_key(
+        "merge", 2, {"merge": {"name": "ties", "density": 0.5}, "weights": [0.5, 0.5]}, {"base": "b" * 20, "carrier": "c" * 20}
+    )
