@@ -11,6 +11,7 @@ import functools
 from dataclasses import dataclass
 from typing import Annotated, NamedTuple
 
+from vlsafe.errors import ConfigError
 from vlsafe.settings import Between, Fraction, Seed
 
 
@@ -63,6 +64,20 @@ class World:
     seed: Seed = 0
     held_out: Fraction = 0.25  # share of the (verb, noun) pairs that only pretraining and evaluation show
     noise: Annotated[float, Between(0, 64)] = 16.0  # standard deviation of a picture's noise, in grey levels of 255
+
+
+def check_world(group: str, world: World, model: object) -> None:
+    """Raises `ConfigError` where a model was not made for this world, or for none."""
+    own = getattr(model, "world", None)
+    if own is None:
+        name = getattr(model, "component_name", type(model).__name__)
+        raise ConfigError(
+            f"{group}=microworld says nothing to model={name}: choose another {group}, or a preset (+experiment=NAME)"
+        )
+    if own != world:
+        raise ConfigError(
+            f"{group}.world={world} is not the model's world, {own}: set model.world, which {group}.world follows"
+        )
 
 
 class Request(NamedTuple):
