@@ -13,7 +13,7 @@ import torch
 
 from vlsafe.data.rows import TrainingData
 from vlsafe.errors import CheckError, ConfigError
-from vlsafe.model.load import load_model, load_processor, template_hash
+from vlsafe.model.load import load_model, load_processor, save_model, template_hash
 from vlsafe.registry import make
 from vlsafe.stage import Execution, StageContext
 from vlsafe.train.parts import part_of
@@ -61,6 +61,9 @@ def test_llava_trains_the_projector_and_then_both(parent: Path, tmp_path: Path) 
     assert phases["projector"]["rows_by_source"] == {"projector": 32}
     assert list(phases["projector"]["trainable_parameters"]) == ["projector"]
     assert phases["instruct"]["rows_by_source"] == {"instruct": 48}
+    save_model(load_model(parent, "cpu"), load_processor(parent), tmp_path / "parent")
+    for name in ("config.json", "generation_config.json", "chat_template.jinja", "tokenizer.json"):
+        assert (tmp_path / "out" / name).read_text() == (tmp_path / "parent" / name).read_text()
     assert changed == {"language_model", "projector"}
 
 

@@ -6,7 +6,8 @@ import json
 import resource
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -109,7 +110,7 @@ def run_phase(
     watch = Watch(phase.name, setting.steps, folder, ctx, lines, tell)
     collator = Collator(encoder, encoded.examples, rows)
     ready = time.monotonic()
-    with quiet():
+    with quiet(), same_config(model):
         trainer = make_trainer(
             phase.method, model, processor, order, collator, setting, phase.seed, folder, phase.options, watch, tick
         )
@@ -150,6 +151,19 @@ def run_phase(
         "resumed_from_step": reached,
         "loss_curve": curve(lines),
     }
+
+
+@contextmanager
+def same_config(model: Any) -> Iterator[None]:
+    """Trainers write into the model's configuration (use_cache, tags); the artifact keeps what the parent had."""
+    configs = [c for c in (model.config, model.config.get_text_config(), model.generation_config) if c is not None]
+    before = [dict(vars(config)) for config in configs]
+    try:
+        yield
+    finally:
+        for config, values in zip(configs, before, strict=True):
+            vars(config).clear()
+            vars(config).update(values)
 
 
 def keep(model: Any, facts: dict[str, Any], folder: Path) -> None:
