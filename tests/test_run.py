@@ -14,8 +14,8 @@ from vlsafe.files import read_json
 
 GRID = ("safety_tune=none,tiny_sft", "merge=none,ties", "sweep=grid")
 COLUMNS = [
-    "sweep", "cell", "role", "model", "adaptation", "safety_tune", "order", "merge", "seed", "step", "axis", "benchmark", "metric",
-    "value", "n", "ci_low", "ci_high", "judge", "judge_version", "status", "key",
+    "sweep", "cell", "role", "model", "adaptation", "safety_tune", "order", "merge", "seed", "step", "axis", "benchmark",
+    "metric", "value", "n", "ci_low", "ci_high", "judge", "judge_version", "status", "key",
 ]  # fmt: skip
 
 

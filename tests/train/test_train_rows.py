@@ -84,6 +84,36 @@ def test_an_end_is_added_where_the_template_has_none() -> None:
     assert all(e.completions[0][-1] == plain.eos_token_id for e in encoded.examples)
 
 
+LLAVA_15 = (  # of llava-hf/llava-1.5-7b-hf: pictures first, no BOS (the tokenizer adds it), a space and no end after the answer
+    "{% for message in messages %}{{ message['role'].upper() + ': ' }}"
+    "{% for part in message['content'] | selectattr('type', 'equalto', 'image') %}{{ '<image>\n' }}{% endfor %}"
+    "{% for part in message['content'] | selectattr('type', 'equalto', 'text') %}{{ part['text'] + ' ' }}{% endfor %}"
+    "{% endfor %}{% if add_generation_prompt %}{{ 'ASSISTANT:' }}{% endif %}"
+)
+
+
+def test_the_template_of_a_real_llava(processor: Any) -> None:
+    import copy
+
+    from tokenizers import pre_tokenizers, processors
+
+    real = copy.deepcopy(processor)
+    core = real.tokenizer.backend_tokenizer
+    core.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="never", split=True)
+    core.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 1)])
+    real.tokenizer.add_tokens(["ASSISTANT:", "USER:", "▁"])
+    real.chat_template = LLAVA_15
+    row = tiny.supervised(1, seed=8, pictures=1.0)[0]
+    (example,) = Encoder(real).encode([row]).examples
+    assert example.prompt[0] == 1
+    assert example.prompt.count(4) == 16
+    assert real.tokenizer.convert_ids_to_tokens(example.prompt[-1:].tolist()) == ["ASSISTANT:"]
+    assert example.completions[0][-1] == 2
+    assert real.tokenizer.decode(example.completions[0][-2:-1].tolist()).strip() != "", (
+        "the space after the answer is supervised"
+    )
+
+
 def test_a_template_that_changes_the_prompt_is_refused() -> None:
     plain = tiny.tokenizer()
     plain.chat_template = (

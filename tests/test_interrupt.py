@@ -1,0 +1,150 @@
+"""Stopped, killed or run twice at once: the same command ends with the same keys and the same bytes as an undisturbed run."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+from tests.conftest import TINY, Launch
+from vlsafe.execute.events import EventReader
+from vlsafe.files import read_json
+
+# Enough steps for a kill to land inside each training stage, and a checkpoint after almost each of them.
+GRID = (
+    "safety_tune=tiny_sft,tiny_dpo",
+    "merge=ties",
+    "checkpoint_seconds=0.05",
+    "model.pretraining.steps=60",
+    "adaptation.instruct.steps=60",
+    "safety_tune.optimization.steps=30",
+)
+
+
+def contents(launch: Launch) -> dict[str, dict[str, str]]:
+    """The hash of every published file but what tells of the run itself (times), by artifact."""
+    return {
+        f"{path.parent.parent.name}/{path.parent.name}": {
+            name: entry["sha256"] for name, entry in read_json(path)["files"].items() if not name.endswith("train_log.jsonl")
+        }
+        for path in (launch.outputs / "store").glob("[a-z]*/*/manifest.json")
+    }
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, str]]:
+    launch = Launch(tmp_path_factory.mktemp("undisturbed") / "outputs")
+    done = launch.train(*GRID)
+    assert done.returncode == 0, done.stdout + done.stderr
+    found = contents(launch)
+    assert sum("model.safetensors" in files for files in found.values()) == 6
+    return found
+
+
+def start(launch: Launch, *overrides: str) -> subprocess.Popen[bytes]:
+    command = launch.command("train.py", *TINY, f"outputs={launch.outputs}", *GRID, *overrides)
+    launch.outputs.parent.mkdir(parents=True, exist_ok=True)
+    with (launch.outputs.parent / "shown.txt").open("ab") as shown:
+        return subprocess.Popen(command, stdout=shown, stderr=shown, cwd=launch.outputs.parent, start_new_session=True)
+
+
+def wait_for(launch: Launch, process: subprocess.Popen[bytes], kind: str) -> None:
+    """Until a stage of this kind is some steps into its training."""
+    readers: dict[Path, EventReader] = {}
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline and process.poll() is None:
+        for path in launch.outputs.glob(f"sweeps/*/work/{kind}-*.events.jsonl"):
+            if any(event.get("done", 0) > 3 for event in readers.setdefault(path, EventReader(path)).new()):
+                return
+        time.sleep(0.02)
+    pytest.fail(f"no {kind} stage was seen training: {(launch.outputs.parent / 'shown.txt').read_text()[-2000:]}")
+
+
+def kill_all(process: subprocess.Popen[bytes]) -> None:
+    """SIGKILL to the launcher and everything below it, as a power cut would."""
+    try:
+        family = [psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)]
+    except psutil.NoSuchProcess:
+        family = []
+    for member in family:
+        try:
+            member.kill()
+        except psutil.NoSuchProcess:
+            continue
+    process.wait()
+
+
+def finish(launch: Launch) -> None:
+    process = start(launch)
+    assert process.wait(timeout=300) == 0, (launch.outputs.parent / "shown.txt").read_text()[-3000:]
+
+
+def test_killed_inside_every_kind_of_training_it_ends_with_the_same_bytes(
+    launch: Launch, undisturbed: dict[str, dict[str, str]]
+) -> None:
+    resumed = 0
+    for kind in ("model", "adaptation", "safety_tune"):
+        process = start(launch)
+        wait_for(launch, process, kind)
+        kill_all(process)
+        resumed += any(launch.outputs.glob(f"store/.scratch/{kind}-*/work/**/complete*"))
+    finish(launch)
+    assert contents(launch) == undisturbed
+    assert resumed >= 2  # most kills found a checkpoint to go on from
+
+
+def test_killed_at_random_moments_it_ends_with_the_same_bytes(launch: Launch, undisturbed: dict[str, dict[str, str]]) -> None:
+    seed = random.randrange(10**6)
+    print(f"kill times drawn with seed {seed}")
+    moments = random.Random(seed)
+    for _ in range(3):
+        process = start(launch)
+        try:
+            process.wait(timeout=moments.uniform(3, 14))
+            break
+        except subprocess.TimeoutExpired:
+            kill_all(process)
+    finish(launch)
+    assert contents(launch) == undisturbed
+
+
+def test_ctrl_c_stops_at_a_checkpoint_and_the_same_command_goes_on(
+    launch: Launch, undisturbed: dict[str, dict[str, str]]
+) -> None:
+    process = start(launch, "checkpoint_seconds=3600")
+    wait_for(launch, process, "adaptation")
+    os.killpg(process.pid, signal.SIGINT)
+    assert process.wait(timeout=60) == 130
+    assert "the same command goes on from here" in (launch.outputs.parent / "shown.txt").read_text()
+    assert any(launch.outputs.glob("store/.scratch/adaptation-*/work/**/checkpoint-*"))
+    finish(launch)
+    assert contents(launch) == undisturbed
+
+
+def test_a_worker_that_is_killed_fails_its_stage_and_the_same_command_mends_it(
+    launch: Launch, undisturbed: dict[str, dict[str, str]]
+) -> None:
+    process = start(launch)
+    wait_for(launch, process, "safety_tune")
+    hit = [p for p in psutil.Process(process.pid).children(recursive=True) if p.ppid() != process.pid]
+    hit[-1].kill()
+    assert process.wait(timeout=120) == 1
+    assert "the worker was ended by SIGKILL" in (launch.outputs.parent / "shown.txt").read_text()
+    finish(launch)
+    assert contents(launch) == undisturbed
+
+
+def test_two_processes_on_one_store_share_the_work(launch: Launch, undisturbed: dict[str, dict[str, str]]) -> None:
+    both = [start(launch, f"sweep={name}") for name in ("one", "two")]
+    assert [process.wait(timeout=300) for process in both] == [0, 0], (launch.outputs.parent / "shown.txt").read_text()[-3000:]
+    assert contents(launch) == undisturbed
+    made: list[str] = []
+    for path in launch.outputs.glob("sweeps/*/work/*.events.jsonl"):
+        made += [event["stage"] for event in EventReader(path).new() if event["state"] == "done"]
+    assert sorted(made) == sorted(undisturbed)  # each stage was made once, by one of the two
