@@ -56,7 +56,6 @@ class Encoder:
         pad, end = self.tokenizer.pad_token_id, self.tokenizer.eos_token_id
         if end is None:
             raise CheckError("the tokenizer has no eos_token: set one, or the model never learns to stop")
-        self.end_id: int = end
         self.pad_id: int = end if pad is None else pad
         self._kept_bytes = 0
         self._tokens_of_size: dict[tuple[int, int], int] = {}
@@ -77,8 +76,9 @@ class Encoder:
 
     def _encode_chunk(self, rows: list[Mapping[str, Any]], start: int, result: Encoded) -> None:
         names = ("completion",) if "completion" in rows[0] else ("chosen", "rejected")
-        prompts = self._ids([row["prompt"] for row in rows], answer=False)
-        answers = [self._ids([[*row["prompt"], *row[name]] for row in rows], answer=True) for name in names]
+        asked = self._texts([row["prompt"] for row in rows], answer=False)
+        told = [self._texts([[*row["prompt"], *row[name]] for row in rows], answer=True) for name in names]
+        prompts, answers = self._ids(asked), [self._ids(self._ended(asked, texts, result)) for texts in told]
         for i, row in enumerate(rows):
             expand = self._image_tokens(row, start + i)
             prompt = self._expanded(prompts[i], expand, start + i)
@@ -86,10 +86,7 @@ class Encoder:
             for whole in answers:
                 if whole[i][: len(prompts[i])] != prompts[i]:
                     raise self._no_prefix(prompts[i], whole[i], start + i)
-                completion = whole[i][len(prompts[i]) :]
-                by_template = self.end_id in completion
-                result.end_token = result.end_token or ("template" if by_template else "appended")
-                completions.append(completion if by_template else [*completion, self.end_id])
+                completions.append(whole[i][len(prompts[i]) :])
             source = row["source"]
             if self.limit is not None and len(prompt) + max(map(len, completions)) > self.limit:
                 result.dropped[source] += 1
@@ -103,10 +100,19 @@ class Encoder:
         self._kept_bytes += sum(3 * p.size[0] * p.size[1] + 1024 for p in pictures)
         return pictures if self._kept_bytes <= KEPT_BYTES else None
 
-    def _ids(self, conversations: list[Any], answer: bool) -> list[list[int]]:
+    def _texts(self, conversations: list[Any], answer: bool) -> list[str]:
         if self.pictures is None:
             conversations = [[{**m, "content": plain(m["content"])} for m in c] for c in conversations]
-        texts = self.processor.apply_chat_template(conversations, tokenize=False, add_generation_prompt=not answer)
+        return list(self.processor.apply_chat_template(conversations, tokenize=False, add_generation_prompt=not answer))
+
+    def _ended(self, asked: list[str], told: list[str], result: Encoded) -> list[str]:
+        """Answers with an end: some templates (LLaVA-1.5's) write none, and the model would never learn to stop."""
+        end = self.tokenizer.eos_token
+        ended = [end in text[len(prompt) :] for prompt, text in zip(asked, told, strict=True)]
+        result.end_token = result.end_token or ("template" if all(ended) else "appended")
+        return [text if there else text.rstrip() + end for text, there in zip(told, ended, strict=True)]
+
+    def _ids(self, texts: list[str]) -> list[list[int]]:
         bos = self.tokenizer.bos_token
         # As apply_chat_template(tokenize=True) does: a tokenizer's own adds nothing, a processor's what the template left out.
         special = self.pictures is not None and not (bos and texts[0].startswith(bos))
