@@ -7,7 +7,7 @@ STAMP := $(VENV)/.setup-done
 export HF_HUB_DISABLE_TELEMETRY := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check format plan bench bench-startup bench-grid bench-step bench-merge clean
+.PHONY: help setup demo test check format plan clean bench bench-startup bench-step bench-merge bench-demo
 
 help: ## Print this help
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  \033[1m%-14s\033[0m %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -43,3 +43,17 @@ format: setup ## Put the code into the project's format
 clean: ## Remove caches and build files; outputs/ and .venv stay
 	rm -rf .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist *.egg-info
 	find vlsafe launch tests -name __pycache__ -type d -prune -exec rm -rf {} +
+
+bench: bench-startup bench-step bench-merge bench-demo ## Print the tables of docs/benchmarks.md (minutes; needs an idle machine)
+
+bench-startup: setup ## Time until help, a config and a plan of 100 cells are shown
+	$(BIN)/python -m vlsafe.bench startup
+
+bench-step: setup ## A training step beside the same step in a bare PyTorch loop
+	$(BIN)/python -m vlsafe.train.bench
+
+bench-merge: setup ## Merging a checkpoint of 0.25 GB, by time and memory
+	$(BIN)/python -m vlsafe.merge.bench --gigabytes 0.25
+
+bench-demo: setup ## The demo into an empty store: where its time and memory go
+	$(BIN)/python -m vlsafe.bench demo
