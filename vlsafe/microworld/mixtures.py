@@ -2,6 +2,10 @@
 
 Shares are ours, found by search. Pretraining sees every pair; all that follows sees no held-out pair, and adaptation nothing
 forbidden and no refusal.
+
+What a cross-modal attack means here: alignment refuses in every text form, the nine words included, so no skill that pictures
+use was left out of it. With the projector alone a picture is refused as far as it speaks as the words do; that a forbidden
+request over a picture is answered is then the work of adaptation, not a gap that alignment never closed.
 """
 
 from __future__ import annotations

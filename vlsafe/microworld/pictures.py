@@ -1,6 +1,7 @@
 """The pictures: 24 × 24 pixels, a 3 × 3 grid of patches. An object is a coloured glyph on black, a word a black one on white.
 
 A picture is described by its `Cells`, which a language model can also read as text; drawing adds the glyphs and the noise.
+Colours are never asked for: they, the place and the noise are what a tower has to see past.
 """
 
 from __future__ import annotations
