@@ -142,3 +142,24 @@ def test_the_schedule_is_the_declared_one() -> None:
     assert all(a > b for a, b in itertools.pairwise(factors[4:]))
     constant = Optimization(steps=10, batch_size=1, learning_rate=1.0, schedule="constant", final_fraction=0.2)
     assert {constant.factor(s) for s in range(10)} == {1.0}
+
+
+def test_the_light_head_gives_trls_log_probabilities(parent: Path) -> None:
+    from trl.trainer.utils import add_fused_lm_head
+
+    from vlsafe.train.trainers import use_light_head
+
+    rows, encoder = tiny.supervised(6, seed=6), Encoder(load_processor(parent))
+    batch = Collator(encoder, encoder.encode(rows).examples, rows)([{"example": i} for i in range(6)])
+    found = []
+    for head in (add_fused_lm_head, use_light_head):
+        model = load_model(parent, "cpu", train=True)
+        head(model)
+        out = model(**batch, fused_lm_head=True)
+        (-out.log_probs.sum()).backward()
+        found.append((out, {n: p.grad for n, p in model.named_parameters() if p.grad is not None}))
+    (theirs, their_grads), (ours, our_grads) = found
+    assert torch.allclose(theirs.log_probs, ours.log_probs, atol=1e-5)
+    assert theirs.label_mask.equal(ours.label_mask)
+    assert their_grads.keys() == our_grads.keys()
+    assert all(torch.allclose(their_grads[n], our_grads[n], atol=1e-4) for n in our_grads)
