@@ -6,8 +6,8 @@ import json
 from pathlib import Path
 
 import pytest
-import tiny
 import torch
+import train_tiny as tiny
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 

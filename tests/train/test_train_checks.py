@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import tiny
 import torch
+import train_tiny as tiny
 
 from vlsafe.errors import CheckError
 from vlsafe.model.load import load_model, load_processor

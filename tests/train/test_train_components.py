@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import tiny
 import torch
+import train_tiny as tiny
 
 from vlsafe.data.rows import TrainingData
 from vlsafe.errors import CheckError, ConfigError

@@ -10,9 +10,9 @@ import signal
 import time
 from pathlib import Path
 
-import killed
 import pytest
-import tiny
+import train_killed as killed
+import train_tiny as tiny
 
 from vlsafe.errors import StageInterrupted
 from vlsafe.train.checkpoint import newest

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-import tiny
+import train_tiny as tiny
 
 from vlsafe.data.collate import Collator, Encoder
 from vlsafe.errors import CheckError

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import tiny
 import torch
+import train_tiny as tiny
 
 from vlsafe.data.collate import Collator, Encoder
 from vlsafe.data.order import batches

@@ -8,7 +8,7 @@ import signal
 from pathlib import Path
 from typing import Any
 
-import tiny
+import train_tiny as tiny
 
 from vlsafe.stage import Execution, StageContext
 from vlsafe.train.engine import Phase, run_phases
