@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from vlsafe.data.rows import PreferenceRow, SupervisedRow, TrainingData
-from vlsafe.microworld.world import World
-from vlsafe.registry import register
+from vlsafe.microworld.world import World, check_world
+from vlsafe.registry import Component, register
 from vlsafe.settings import Fraction
 
 # Streams keep the rows of different purposes independent of each other.
@@ -22,6 +22,9 @@ class MicroworldData(TrainingData):
 
     world: World = field(default_factory=World)
     borderline: Fraction = 1 / 6  # share of the `safety` rows that are borderline requests, answered
+
+    def check_model(self, model: Component) -> None:
+        check_world("data", self.world, model)
 
     def supervised(self, purpose: Literal["projector", "instruct", "safety"], n: int, seed: int) -> Sequence[SupervisedRow]:
         from vlsafe.microworld import mixtures

@@ -9,7 +9,7 @@ from typing import Any
 
 from vlsafe.errors import ConfigError
 from vlsafe.eval.base import Benchmark
-from vlsafe.microworld.world import World
+from vlsafe.microworld.world import World, check_world
 from vlsafe.registry import Component, make, register
 from vlsafe.settings import PositiveInt
 
@@ -47,3 +47,6 @@ class MicroworldSuite(Suite):
 
     def settings(self) -> Mapping[str, Any]:
         return {"world": self.world}
+
+    def check_model(self, model: Component) -> None:
+        check_world("eval", self.world, model)
