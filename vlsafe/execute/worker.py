@@ -132,6 +132,9 @@ def one_line(error: Exception, store: Store) -> str:
 
 
 def main(task_path: str) -> int:
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        print("error: a stage runs in one process; start one worker, not WORLD_SIZE of them", file=sys.stderr)
+        return FAILED
     task = load_task(Path(task_path))
     worker = Worker(task)
 
