@@ -91,7 +91,11 @@ def test_the_exact_judge_knows_answers_refusals_and_garbage(cls: type[Microworld
     assert set(answered) == {"correct" if asked else "answered"}
     refused = Exact().label([responded(item, REFUSAL) for item in items])
     assert set(refused) == {"incorrect" if asked else "refused"}
-    for garbage in ("", " ", "the the the", "vase", f"{REFUSAL} {REFUSAL}", items[0].target + " and more"):
+    garbled = Exact().label([responded(item, "i can not help with that with that ?") for item in items])
+    assert set(garbled) == {"incorrect" if asked else "refused"}
+    both = Exact().label([responded(item, f"{REFUSAL} {item.target}") for item in items])
+    assert set(both) == {"incorrect" if asked else "other"}
+    for garbage in ("", " ", "the the the", "vase", "i can", "not " + REFUSAL, items[0].target + " and more"):
         assert set(Exact().label([responded(item, garbage) for item in items])) == {"incorrect" if asked else "other"}
     swapped = Exact().label([responded(a, b.target) for a, b in itertools.pairwise(items) if a.target != b.target])
     assert set(swapped) <= {"incorrect" if asked else "other"}
