@@ -23,6 +23,6 @@ MODULES = (
 for module in MODULES:
     importlib.import_module(module)
 vlsafe.registry.load()
-# What is loaded by now stays: a full collection in a child then takes no time (a quarter of a second before) and copies no pages.
+# What is loaded by now stays: a full collection in a child then takes no time (else a quarter of a second) and copies no pages.
 gc.collect()
 gc.freeze()
