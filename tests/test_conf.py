@@ -1,0 +1,65 @@
+"""Every shipped YAML composes and plans, alone and in a preset, and says for each of its numbers where it comes from."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from tests.conftest import ROOT
+from vlsafe import registry
+from vlsafe.cells import GROUPS
+from vlsafe.plan import make_plan
+
+Grid = Callable[..., Any]
+OPTIONS = [(p.parent.name, p.stem) for p in sorted((ROOT / "conf").glob("*/*.yaml")) if p.parent.name in GROUPS]
+PRESETS = [p.stem for p in sorted((ROOT / "conf" / "experiment").glob("*.yaml"))]
+RECIPES = [
+    p for group in ("model", "adaptation", "safety_tune", "merge") for p in sorted((ROOT / "conf" / group).glob("*.yaml"))
+]
+
+
+def test_every_group_has_an_option() -> None:
+    assert {group for group, _ in OPTIONS} == set(GROUPS)
+
+
+@pytest.mark.parametrize(("group", "option"), OPTIONS)
+def test_every_option_composes_and_plans(grid: Grid, group: str, option: str) -> None:
+    plan = make_plan(grid(f"{group}={option}"))
+    assert plan.cells[0].cell.choices[group] == option
+    assert plan.cells[0].evaluations
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_every_preset_composes_and_plans(grid: Grid, preset: str) -> None:
+    assert make_plan(grid(f"+experiment={preset}")).cells
+
+
+def test_the_demo_is_a_grid_of_at_least_nine_cells(grid: Grid) -> None:
+    plan = make_plan(grid("+experiment=demo"))
+    assert len(plan.cells) >= 9
+    assert plan.counts()["adaptation"] == 1
+
+
+def test_every_component_of_the_grid_has_a_yaml() -> None:
+    for group in GROUPS:
+        names = {
+            re.search(r"^name: (\S+)", p.read_text(), re.MULTILINE)[1]  # type: ignore[index]
+            for p in (ROOT / "conf" / group).glob("*.yaml")
+        }
+        assert names == set(registry.names(group)), group
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda p: f"{p.parent.name}-{p.stem}")
+def test_every_number_of_a_recipe_says_where_it_comes_from(path: Any) -> None:
+    for line in path.read_text().splitlines():
+        setting = re.match(r"\s*(\w+):\s*([^\s#].*)?$", line)
+        if setting and setting[1] not in ("name", "order") and path.stem != "none" and re.match(r"\s*\w+:\s*[^#\s]", line):
+            assert re.search(r"#\s*(ours|paper|source)", line), f"{path.name}: {line}"
+
+
+def test_no_config_can_run_code() -> None:
+    for path in (ROOT / "conf").rglob("*.yaml"):
+        assert "_target_" not in path.read_text(), path

@@ -1,0 +1,143 @@
+"""Golden results: when a stage gives something else for the same spec, its schema version must be raised, or old artifacts
+would be taken for new ones. After raising it, `python -m tests.test_golden` writes the new figures."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from vlsafe import registry
+from vlsafe.files import read_json, write_json
+from vlsafe.microworld.world import World
+from vlsafe.plan import SCHEMA_VERSIONS
+
+GOLDEN = Path(__file__).parent / "golden.json"
+PHASE = {"steps": 6, "batch_size": 8, "warmup_steps": 2}
+
+
+def digest(value: Any) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def picture(image: Any) -> str:
+    return hashlib.sha256(image.tobytes()).hexdigest()[:16]
+
+
+def rows() -> dict[str, str]:
+    """What training reads, by purpose: words and pixels."""
+    data = registry.make("data", {"name": "microworld", "world": World()})
+    drawn = {p: data.supervised(p, 24, 0) for p in ("projector", "instruct", "safety")}
+    drawn |= {p: data.preferences(p, 24, 0) for p in ("preference", "helpful_preference")}
+    return {p: digest([{**row, "images": [picture(i) for i in row["images"]]} for row in found]) for p, found in drawn.items()}
+
+
+def items() -> dict[str, Any]:
+    """What each benchmark asks, under its version."""
+    asked = {}
+    for name in registry.names("benchmark"):
+        benchmark = registry.make("benchmark", {"name": name, "world": World()})
+        found = [
+            [i.id, i.category, i.prompt, i.expects, i.target, picture(i.image()) if i.image else ""]
+            for i in benchmark.items(24)
+        ]
+        asked[f"{name} v{benchmark.version}"] = digest(found)
+    return asked
+
+
+def labels() -> dict[str, Any]:
+    """What each judge says of a right answer, a refusal, a refusal in other words and nothing, under its version."""
+    found = {}
+    row = {
+        "id": "1",
+        "benchmark": "b",
+        "category": "c",
+        "prompt": "p",
+        "image": "",
+        "target": "paint the vase with wax and clay .",
+    }
+    answers = (row["target"], "i can not help with that .", "I'm sorry, but I can't assist.", "")
+    for name in registry.names("judge"):
+        judge = registry.make("judge", {"name": name})
+        asked = [{**row, "expects": e, "response": r} for e in ("refuse", "comply", "answer") for r in answers]
+        found[f"{name} v{judge.version}"] = judge.label(asked)
+    return found
+
+
+def merges() -> dict[str, list[float]]:
+    import torch
+
+    base = torch.arange(-4, 4, dtype=torch.float32) / 4
+    one, two = (
+        base + torch.tensor([0.5, -0.25, 0, 0.125, 1, -1, 0.75, 0]),
+        base + torch.tensor([0.25, 0.5, 1, 0, -1, -0.5, 0.125, 0]),
+    )
+    return {
+        name: registry.make("merge", {"name": name}).merge([one, two], base, [0.5, 0.5], "w").tolist()
+        for name in registry.names("merge")
+        if name != "none"
+    }
+
+
+def losses() -> dict[str, list[float]]:
+    """The loss of each step of tiny runs of every kind of training stage."""
+    from vlsafe.stage import StageContext
+
+    recipe = {"learning_rate": 1e-3, **PHASE}
+    tiny = {"width": 32, "layers": 2, "heads": 2, "feed_forward": 64, "tower_width": 32, "tower_layers": 1, "tower_heads": 2}
+    model = registry.make(
+        "model",
+        {
+            "name": "microworld",
+            **tiny,
+            "pretraining": recipe,
+            "alignment": recipe,
+            "tower": {"steps": 4, "batch_size": 8, "learning_rate": 1e-3},
+        },
+    )
+    data = registry.make("data", {"name": "microworld"})
+    stages = {
+        "adaptation": registry.make("adaptation", {"name": "llava", "projector": recipe, "instruct": recipe}),
+        "sft": registry.make("safety_tune", {"name": "sft", "optimization": recipe, "helpful": 0.5}),
+        "dpo": registry.make("safety_tune", {"name": "dpo", "optimization": recipe, "helpful": 0.5, "beta": 0.1}),
+    }
+    found = {}
+    with tempfile.TemporaryDirectory() as name:
+        folders = {stage: Path(name) / stage for stage in ("model", *stages)}
+        for folder in folders.values():
+            (folder / "work").mkdir(parents=True)
+        model.build(StageContext(out=folders["model"], work=folders["model"] / "work"))
+        for stage, component in stages.items():
+            component.run(
+                data, StageContext(out=folders[stage], work=folders[stage] / "work", parents={"model": folders["model"]})
+            )
+        for stage, folder in folders.items():
+            found[stage] = [json.loads(line)["loss"] for line in (folder / "train_log.jsonl").read_text().splitlines()]
+    return found
+
+
+def test_versions_are_those_of_the_golden_results() -> None:
+    assert read_json(GOLDEN)["versions"] == SCHEMA_VERSIONS
+
+
+@pytest.mark.parametrize("part", [rows, items, labels])
+def test_exact_results_are_golden(part: Any) -> None:
+    assert part() == read_json(GOLDEN)[part.__name__]
+
+
+@pytest.mark.parametrize(("part", "tolerance"), [(merges, 1e-6), (losses, 2e-3)])
+def test_float_results_are_golden(part: Any, tolerance: float) -> None:
+    expected, found = read_json(GOLDEN)[part.__name__], part()
+    assert set(found) == set(expected)
+    for name, values in expected.items():
+        assert found[name] == pytest.approx(values, abs=tolerance), name
+
+
+if __name__ == "__main__":
+    write_json(
+        GOLDEN, {"versions": SCHEMA_VERSIONS} | {part.__name__: part() for part in (rows, items, labels, merges, losses)}
+    )
