@@ -23,6 +23,7 @@ from vlsafe.execute.executor import Executor, Outcome
 from vlsafe.execute.survey import Survey, survey, wall_seconds
 from vlsafe.hydra_plugins import Grid, register_plugins, take_over
 from vlsafe.plan import Plan, make_plan
+from vlsafe.report.live import TimeLeft
 from vlsafe.store import Store
 from vlsafe.sweep import Sweep, check_name, default_name, open_sweep, save_record
 
@@ -159,11 +160,12 @@ def execute(sweep: Sweep, plan: Plan, store: Store, settings: RunSettings, conso
     return report(sweep, plan, store, states, outcome, console, began)
 
 
-def time_left(executor: Executor) -> Callable[[Mapping[str, Any]], float | None]:
-    """Seconds until the plan is through, from what ran so far and from earlier manifests; None while that can't be said."""
+def time_left(executor: Executor) -> Callable[[Mapping[str, Any]], TimeLeft]:
+    """Seconds until the plan is through, from what ran so far and from earlier manifests."""
 
-    def left(stages: Mapping[str, Any]) -> float | None:
+    def left(stages: Mapping[str, Any]) -> TimeLeft:
         seconds: dict[str, float] = {}
+        complete = True
         rates: dict[str, list[float]] = {}
         for id, state in stages.items():
             if state.state == "done" and state.seconds is not None:
@@ -182,10 +184,10 @@ def time_left(executor: Executor) -> Callable[[Mapping[str, Any]], float | None]
                 if state.done and state.total:
                     total = spent * state.total / state.done
                 total = None if total is None else max(0.0, total - spent)
-            if total is None:
-                return None
-            seconds[id] = total
-        return wall_seconds(executor.plan, executor.groups(), seconds, executor.threads, executor.jobs, executor.cores)
+            complete &= total is not None
+            seconds[id] = total or 0.0
+        wall = wall_seconds(executor.plan, executor.groups(), seconds, executor.threads, executor.jobs, executor.cores)
+        return TimeLeft(wall, complete)
 
     return left
 

@@ -43,8 +43,7 @@ def print_report(
     if outcome.interrupted:
         print_stopped(states, console)
     failed = print_failures(sweep, plan, outcome, console)
-    folder = shown(sweep.folder)
-    console.print(Text(f"{clock(seconds)} · results: {folder}/results.csv, {folder}/results.md"), soft_wrap=True)
+    console.print(Text(f"{clock(seconds)} · results.csv, results.md and logs in {shown(sweep.folder)}"), soft_wrap=True)
     return STOPPED if outcome.interrupted else STAGE_FAILED if failed else 0
 
 

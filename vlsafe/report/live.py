@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from rich.console import Console, Group
 from rich.live import Live
@@ -16,8 +16,16 @@ from vlsafe.plan import Plan
 from vlsafe.report.text import printable
 from vlsafe.stage import STAGE_KINDS
 
+DRAW_SECONDS = 0.5
 PLAIN_SECONDS = 15.0  # between two lines about a stage that goes on
 ENDED = ("done", "found", "exists")
+
+
+class TimeLeft(NamedTuple):
+    """`complete` is false while some kind of stage has never run, so that its time is not in `seconds`."""
+
+    seconds: float
+    complete: bool
 
 
 class StageState(Protocol):
@@ -44,13 +52,13 @@ def clock(seconds: float) -> str:
 class View:
     """Call it with the outcome as it changes; use it as a context."""
 
-    def __init__(
-        self, plan: Plan, console: Console, live: bool, time_left: Callable[[Mapping[str, Any]], float | None]
-    ) -> None:
+    def __init__(self, plan: Plan, console: Console, live: bool, time_left: Callable[[Mapping[str, Any]], TimeLeft]) -> None:
         self.plan, self.console, self.time_left = plan, console, time_left
         self.began = time.monotonic()
         self.live = Live(console=console, refresh_per_second=4, transient=True) if live and console.is_terminal else None
         self.said: dict[str, tuple[str, float]] = {}
+        self.evaluated: set[str] = set()
+        self.drawn = 0.0
 
     def __enter__(self) -> View:
         if self.live:
@@ -63,7 +71,9 @@ class View:
 
     def __call__(self, outcome: HasStages) -> None:
         self._say(outcome.stages)
-        if self.live:
+        now = time.monotonic()
+        if self.live and now - self.drawn >= DRAW_SECONDS:
+            self.drawn = now
             self.live.update(self.render(outcome.stages))
 
     def render(self, stages: Mapping[str, StageState]) -> Group:
@@ -96,7 +106,7 @@ class View:
 
     def _headline(self, stages: Mapping[str, StageState]) -> Text:
         left = self.time_left(stages)
-        ahead = "time left unknown until each kind of stage has run once" if left is None else f"about {clock(left)} left"
+        ahead = f"about {clock(left.seconds)} left" if left.complete else f"at least {clock(left.seconds)} left"
         return Text(f"{clock(time.monotonic() - self.began)} so far, {ahead}", style="cyan")
 
     @staticmethod
@@ -130,13 +140,18 @@ class View:
                 self._line(f"{at_time} {stage.kind:<11} {label}  {state.done}/{state.total} {printable(state.note)}")
 
     def _evaluated(self, judge: str, stages: Mapping[str, StageState]) -> bool:
-        """True when this was the last of its model's judge stages."""
+        """True once for each model: when the last of its judge stages has ended."""
         model = self._model_of(judge)
-        return all(
+        if model in self.evaluated:
+            return False
+        ended = all(
             stages[i].state in (*ENDED, "failed")
             for i, s in self.plan.stages.items()
             if s.kind == "judge" and self._model_of(i) == model
         )
+        if ended:
+            self.evaluated.add(model)
+        return ended
 
     def _model_of(self, judge: str) -> str:
         return self.plan.stages[self.plan.stages[judge].parents["responses"]].parents["model"]
