@@ -34,6 +34,12 @@ from tests.conftest import Launch
         (("data.world.seed=5",), "data.world"),
         (("safety_tune=tiny_dpo", "safety_tune.order=joint"), "safety_tune.order=joint: preference pairs can't be mixed"),
         (("sweep=../elsewhere",), "sweep=../elsewhere: a sweep's name has letters"),
+        (("sweep=one,two",), "sweep: one command has one value of it"),
+        (("threads=1,2",), "threads: one command has one value of it"),
+        (("merge=linear", "merge.scope=layers.7"), "merge.scope=layers.7: the model has layers 0 to 1"),
+        (("adaptation=none", "safety_tune.trainable=[projector]"), "only the language model can be tuned"),
+        (("safety_tune.order=joint", "safety_tune.trainable=[language_model]"), "safety_tune.trainable"),
+        (("outputs=/proc/nowhere",), "/proc/nowhere"),
         (("store=/proc/nowhere",), "store=/proc/nowhere can't be written"),
     ],
 )

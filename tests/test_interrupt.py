@@ -70,7 +70,7 @@ def wait_for(launch: Launch, process: subprocess.Popen[bytes], kind: str, mark: 
         if mark:
             time.sleep(0.005)
             continue
-        for path in launch.outputs.glob(f"sweeps/*/work/{kind}-*.events.jsonl"):
+        for path in launch.outputs.glob(f"sweeps/*/work/*/{kind}-*.events.jsonl"):
             if any(event.get("done", 0) > 3 for event in readers.setdefault(path, EventReader(path)).new()):
                 return
         time.sleep(0.02)
@@ -138,6 +138,38 @@ def test_ctrl_c_stops_at_a_checkpoint_and_the_same_command_goes_on(
     assert contents(launch) == undisturbed
 
 
+@pytest.mark.parametrize("seconds", [0.8, 2.0, 3.5])
+def test_ctrl_c_before_anything_runs_is_a_clean_stop(launch: Launch, seconds: float) -> None:
+    process = start(launch)
+    time.sleep(seconds)
+    os.killpg(process.pid, signal.SIGINT)
+    assert process.wait(timeout=60) == 130
+    shown = (launch.outputs.parent / "shown.txt").read_text()
+    assert "Traceback" not in shown
+    assert "error" not in shown
+
+
+def test_the_same_command_twice_at_once_succeeds_twice(launch: Launch, undisturbed: dict[str, dict[str, str]]) -> None:
+    first = start(launch)
+    wait_for(launch, first, "model")
+    second = start(launch)
+    assert [first.wait(timeout=300), second.wait(timeout=300)] == [0, 0]
+    assert contents(launch) == undisturbed
+
+
+def test_two_commands_that_grow_one_sweep_lose_no_cell(launch: Launch) -> None:
+    grown = [
+        subprocess.Popen(
+            launch.command("train.py", *TINY, f"outputs={launch.outputs}", "sweep=one", *slice_), stdout=subprocess.DEVNULL
+        )
+        for slice_ in (("merge=none,linear", "safety_tune=none,tiny_sft"), ("merge=ties", "safety_tune=none,tiny_sft"))
+    ]
+    assert [process.wait(timeout=300) for process in grown] == [0, 0]
+    cells = (launch.outputs / "sweeps" / "one" / "cells.jsonl").read_text().splitlines()
+    assert len(cells) == 6
+    assert all('"status": "done"' in cell for cell in cells)
+
+
 def test_a_worker_that_is_killed_fails_its_stage_and_the_same_command_mends_it(
     launch: Launch, undisturbed: dict[str, dict[str, str]]
 ) -> None:
@@ -156,6 +188,6 @@ def test_two_processes_on_one_store_share_the_work(launch: Launch, undisturbed: 
     assert [process.wait(timeout=300) for process in both] == [0, 0], (launch.outputs.parent / "shown.txt").read_text()[-3000:]
     assert contents(launch) == undisturbed
     made: list[str] = []
-    for path in launch.outputs.glob("sweeps/*/work/*.events.jsonl"):
+    for path in launch.outputs.glob("sweeps/*/work/*/*.events.jsonl"):
         made += [event["stage"] for event in EventReader(path).new() if event["state"] == "done"]
     assert sorted(made) == sorted(undisturbed)  # each stage was made once, by one of the two

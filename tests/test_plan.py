@@ -125,6 +125,32 @@ def test_keys_move_only_with_what_changes_results(grid: Grid, override: str, mov
     assert " ".join(moved) == moves
 
 
+def test_one_model_over_a_base_is_a_merge_and_no_collapse(grid: Grid) -> None:
+    planned = make_plan(grid("merge=ties", "merge.models=[adapted]", "merge.density=0.1"))
+    assert not planned.cells[0].collapsed
+    assert planned.cells[0].final == "merged"
+
+
+def test_a_blank_picture_never_reaches_an_untrained_projector(grid: Grid) -> None:
+    plan = make_plan(grid("adaptation=none,llava", "engine.text_image=blank_image"))
+    trained = {
+        id for c in plan.cells for role, id in c.roles.items() if c.cell.choices["adaptation"] != "none" and role != "base"
+    }
+    for stage in plan.stages.values():
+        if stage.kind == "generate":
+            blank = stage.settings["engine"]["text_image"] == "blank_image"
+            assert blank == (stage.parents["model"] in trained)
+
+
+def test_what_a_stage_does_not_read_moves_no_key(grid: Grid) -> None:
+    before, after = make_plan(grid()), make_plan(grid("data.borderline=0.5"))
+    for kind, same in (("adaptation", True), ("safety_tune", False)):
+        keys = [{s.key for s in plan.stages.values() if s.kind == kind} for plan in (before, after)]
+        assert (keys[0] == keys[1]) == same
+    joint = [make_plan(grid("safety_tune.order=joint", f"safety_tune.optimization.learning_rate={r}")) for r in (0.1, 0.2)]
+    assert set(joint[0].stages) == set(joint[1].stages)
+
+
 def test_answers_of_one_model_with_another_limit_are_one_family(grid: Grid) -> None:
     small, large = make_plan(grid("eval.limit=5")), make_plan(grid("eval.limit=50"))
 

@@ -128,15 +128,18 @@ def test_a_swept_setting_has_its_own_column_and_leaves_other_options_alone(copie
 
 
 def test_a_failing_stage_takes_its_descendants_and_nothing_else(copied: Launch) -> None:
-    failed = copied.train("merge=none,linear,ties", "merge.scope=layers.0,layers.7", "sweep=fails")
+    rate = "safety_tune.optimization.learning_rate"
+    failed = copied.train("merge=none,linear", f"{rate}=1e-3,1e30", "sweep=fails")
     assert failed.returncode == 1
     rows = results(copied, "fails")
-    status = {(row["cell"], row["role"]): row["status"] for row in rows}
-    assert status["tiny+tiny_sft+linear+merge.scope=layers.0", "merged"] == "done"
-    assert status["tiny+tiny_sft+linear+merge.scope=layers.7", "merged"] == "skipped"
-    assert status["tiny+tiny_sft+linear+merge.scope=layers.7", "tuned"] == "done"
-    assert "FAILED merge tiny › tiny › tiny_sft › linear" in failed.stdout
-    assert "cells: tiny+tiny_sft+linear+merge.scope=layers.7" in failed.stdout
+    status = {(row["merge"], float(row[rate]), row["role"]): row["status"] for row in rows}
+    assert status["linear", 1e-3, "merged"] == "done"
+    assert status["linear", 1e30, "tuned"] == status["linear", 1e30, "merged"] == "skipped"
+    assert status["linear", 1e30, "adapted"] == "done"
+    assert "FAILED safety_tune tiny › tiny › tiny_sft: " in failed.stdout
+    cells = failed.stdout.split("  cells: ")[1].splitlines()[0]
+    assert [f"{name}+{rate}=1e+30" in cells for name in ("tiny+tiny_sft+none", "tiny+tiny_sft+linear")] == [True, True]
+    assert f"{rate}=0.001" not in cells
     place = failed.stdout.split("traceback: ")[1].splitlines()[0]
     assert "Traceback" in (copied.outputs.parent / place).read_text()
     assert "Traceback" not in failed.stdout + failed.stderr

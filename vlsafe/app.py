@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 import time
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,16 +20,18 @@ from rich.console import Console
 
 from vlsafe.cells import GROUPS, Cell, RunSettings, make_cell
 from vlsafe.config_errors import explain
-from vlsafe.errors import VlsafeError
+from vlsafe.errors import ConfigError, VlsafeError
 from vlsafe.execute.executor import Executor, Outcome
 from vlsafe.execute.survey import Survey, survey, wall_seconds
 from vlsafe.hydra_plugins import Grid, register_plugins, take_over
 from vlsafe.plan import Plan, make_plan
 from vlsafe.report.live import TimeLeft
 from vlsafe.store import Store
-from vlsafe.sweep import Sweep, check_name, default_name, open_sweep, save_record
+from vlsafe.sweep import Sweep, check_name, default_name, load_sweep, open_sweep, record_lock, save_record
 
 Action = Literal["train", "plan"]
+FULL = (errno.ENOSPC, errno.EDQUOT)
+PLACE_ERRORS = (*FULL, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.ENOENT, errno.EEXIST, errno.EISDIR)
 BAD_INPUT, STAGE_FAILED, STOPPED, BUG = 2, 1, 130, 70
 
 
@@ -59,6 +63,7 @@ class errors_in_one_line:  # noqa: N801
             return False
         console = Console(stderr=True, highlight=False)
         if isinstance(error, KeyboardInterrupt):
+            console.print("Stopped: the same command goes on from here.", style="yellow")
             sys.exit(STOPPED)
         if isinstance(error, BrokenPipeError):
             sys.exit(0)
@@ -66,7 +71,17 @@ class errors_in_one_line:  # noqa: N801
             message = " ".join(str(error).split()) if isinstance(error, VlsafeError) else explain(error)
             console.print(f"error: {message}", style="red", markup=False, soft_wrap=True)
             sys.exit(BAD_INPUT)
-        log = Path.cwd() / "outputs" / "error.log"
+        if isinstance(error, OSError) and error.errno in PLACE_ERRORS:
+            where = f" {error.filename}" if error.filename else ""
+            hint = (
+                "free some space, or set outputs=FOLDER and store=FOLDER"
+                if error.errno in FULL
+                else "set outputs=FOLDER or store=FOLDER"
+            )
+            console.print(f"error: can't write{where} ({error.strerror}): {hint}", style="red", markup=False, soft_wrap=True)
+            sys.exit(BAD_INPUT)
+        given = [a.partition("=")[2] for a in sys.argv[1:] if a.startswith("outputs=")]
+        log = Path((given or ["outputs"])[-1]).absolute() / "error.log"
         try:
             log.parent.mkdir(parents=True, exist_ok=True)
             log.write_text("".join(traceback.format_exception(error)))
@@ -99,15 +114,28 @@ def run(action: Action, grid: Grid) -> int:
     settings = cells[0].run
     name = settings.sweep or default_name(grid.overrides)
     check_name(name)
+    check_not_swept(grid.swept)
     folder = Path(settings.outputs).absolute() / "sweeps" / name
-    sweep = open_sweep(folder, name, cells, grid.swept)
-    plan = make_plan(sweep.cells)
     store = Store(Path(settings.store))
     if action == "plan":
+        plan = make_plan(open_sweep(folder, name, cells, grid.swept).cells)
         show_plan(plan, survey(plan, store, mend=False), store, folder, settings, console)
         return 0
-    store.check_writable()
-    return execute(sweep, plan, store, settings, console, began)
+    with record_lock(folder):
+        sweep = open_sweep(folder, name, cells, grid.swept)
+        plan = make_plan(sweep.cells)
+        found = survey(plan, store, mend=True)
+        if found.to_run:
+            store.check_writable(2 * found.bytes_needed)
+        save_record(sweep)
+    return execute(sweep, plan, found, store, settings, console, began)
+
+
+def check_not_swept(swept: Sequence[str]) -> None:
+    """Raises `ConfigError` for a swept setting that says where or how: one command has one of each."""
+    for name in swept:
+        if name in {f.name for f in fields(RunSettings)} - {"seed"}:
+            raise ConfigError(f"{name}: one command has one value of it; only what changes results can be swept")
 
 
 def executor_of(plan: Plan, found: Survey, store: Store, folder: Path, settings: RunSettings) -> Executor:
@@ -132,17 +160,16 @@ def show_plan(plan: Plan, found: Survey, store: Store, folder: Path, settings: R
     console.print(summary(plan, found, wall(executor, found.seconds)), soft_wrap=True)
 
 
-def execute(sweep: Sweep, plan: Plan, store: Store, settings: RunSettings, console: Console, began: float) -> int:
+def execute(
+    sweep: Sweep, plan: Plan, found: Survey, store: Store, settings: RunSettings, console: Console, began: float
+) -> int:
     from vlsafe.report.live import View
-    from vlsafe.report.outputs import write_cells, write_plan
+    from vlsafe.report.outputs import THERE, write_cells, write_plan
     from vlsafe.report.plan_view import summary
 
-    found = survey(plan, store, mend=True)
-    store.check_writable(2 * found.bytes_needed)
     executor = executor_of(plan, found, store, sweep.folder, settings)
     if found.to_run:
         executor.pool.warm_up()
-    save_record(sweep)
     states = {id: "pending" if id in found.to_run else "exists" for id in plan.stages}
     write_plan(sweep, plan, found, states)
     console.print(f"sweep {sweep.name}", style="bold", markup=False)
@@ -155,7 +182,14 @@ def execute(sweep: Sweep, plan: Plan, store: Store, settings: RunSettings, conso
             executor.on_change = view
             outcome = executor.execute()
         states |= {id: progress.state for id, progress in outcome.stages.items()}
-        write_plan(sweep, plan, found, states)
+        # Another command may have added cells meanwhile: whoever ends last writes all of them.
+        with record_lock(sweep.folder):
+            sweep = load_sweep(sweep.folder)
+            plan = make_plan(sweep.cells)
+        states = {id: states.get(id, "pending") for id in plan.stages}
+        now = survey(plan, store, mend=False)
+        states |= {id: "found" for id in plan.stages if id not in now.to_run and states[id] not in THERE}
+        write_plan(sweep, plan, now, states)
     write_cells(sweep, plan, states, store)
     return report(sweep, plan, store, states, outcome, console, began)
 

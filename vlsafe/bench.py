@@ -119,7 +119,7 @@ def overhead_of_a_stage(outputs: Path, manifests: Sequence[dict[str, object]]) -
     """Mean seconds between a task's being handed over and its end that no stage of it was at work, for each stage."""
     work = {f"{m['stage']}/{m['key']}": float(str(m["seconds"])) for m in manifests}
     outside = 0.0
-    for task in outputs.glob("sweeps/*/work/*.task.json"):
+    for task in outputs.glob("sweeps/*/work/*/*.task.json"):
         events = EventReader(task.with_name(task.name.replace(".task.json", ".events.jsonl"))).new()
         handed_over = task.stat().st_mtime
         outside += events[-1]["time"] - handed_over - sum(work[f"{s['kind']}/{s['key']}"] for s in read_json(task)["stages"])

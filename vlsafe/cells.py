@@ -5,6 +5,7 @@ A composed config is never changed. What Hydra's struct mode lets through (`+mer
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any, Literal, cast
@@ -108,6 +109,8 @@ def make_cell(config: Mapping[str, Any], choices: Mapping[str, str]) -> Cell:
     components["eval"].check_model(components["model"])
     adaptation, tuning = components["adaptation"], components["safety_tune"]
     roles = role_table(adaptation.trains, tuning.trains, tuning.order)
+    if any(role.stage == "safety_tune" and not role.sees_images for role in roles.roles):
+        tuning.check_text_only()
     cell = Cell(dict(choices), config, run, components, roles)
     check_roles(cell)
     return cell
@@ -123,11 +126,26 @@ def check_roles(cell: Cell) -> None:
             cell.roles[name]
     except ConfigError as error:
         raise ConfigError(f"{cell.label()}: {error}") from None
+    check_layers(merge.scope, components_layers(cell))
     if merge.weights is not None and len(merge.weights) != len(merged_roles(cell)):
         raise ConfigError(
             f"merge.weights={list(merge.weights)}: {len(merge.weights)} weights for "
             f"{len(merged_roles(cell))} models ({', '.join(merged_roles(cell))})"
         )
+
+
+def components_layers(cell: Cell) -> int | None:
+    """How many layers the cell's language model has, where its settings say so."""
+    layers = getattr(cell.components["model"], "layers", None)
+    return layers if isinstance(layers, int) else None
+
+
+def check_layers(scope: str | Sequence[str], layers: int | None) -> None:
+    """Raises `ConfigError` for `layers.7` where the model has fewer; what the settings don't say is checked by the merge."""
+    for part in [scope] if isinstance(scope, str) else scope:
+        last = re.fullmatch(r"layers\.(?:\d+-)?(\d+)", part)
+        if last and layers is not None and int(last[1]) >= layers:
+            raise ConfigError(f"merge.scope={part}: the model has layers 0 to {layers - 1}")
 
 
 def merged_roles(cell: Cell) -> tuple[str, ...]:
@@ -142,7 +160,10 @@ def carrier_role(cell: Cell) -> str:
 
 def without_roles(method: Component) -> dict[str, Any]:
     """A merge method's spec without the roles, which the parents' keys stand for."""
-    return {k: v for k, v in spec_of(method).items() if k not in ("base", "models", "carrier", "weights")}
+    spec = {k: v for k, v in spec_of(method).items() if k not in ("base", "models", "carrier", "weights")}
+    if isinstance(spec.get("scope"), str):
+        spec["scope"] = [spec["scope"]]  # one part is a list of one
+    return spec
 
 
 def worker_settings(method: Component, weights: Sequence[float]) -> dict[str, Any]:

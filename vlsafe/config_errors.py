@@ -21,6 +21,8 @@ def explain(error: Exception) -> str:
         return f"{match[1]}: {unknown_setting(match[1])}"
     if match := re.search(r"An item is already at '([^']+)'", text):
         return f"+{match[1]}: there is such a setting already; write it without the plus"
+    if match := re.search(r"Ambiguous value for argument '([^']+)'", text):
+        return f"{match[1]}: --cfg and the like show a single cell; give one value"
     if match := re.search(r"Multiple values for ([\w/]+)\.", text):
         return f"+{match[1]}: there is such a group already; write it without the plus"
     if match := re.search(r"Interpolation key '([^']+)' not found[\s\S]*?full_key: (\S+)", text):

@@ -144,7 +144,7 @@ def _plan_cell(plan: Plan, cell: Cell) -> CellPlan:
     sees = {role.name: role.sees_images for role in cell.roles.roles}
     if cell.components["merge"].merges:
         models = [made[name] for name in merged_roles(cell)]
-        collapsed = len(set(models)) == 1
+        collapsed = len(models) > 1 and len(set(models)) == 1
         if not collapsed:
             made["merged"] = _plan_merge(plan, cell, made, models)
             sees["merged"] = sees[carrier_role(cell)]
@@ -167,9 +167,12 @@ def _plan_role(plan: Plan, cell: Cell, name: str, parents: Mapping[str, str]) ->
     if role.stage == "safety_tune":
         groups["safety_tune"] = tuning
     spec = {group: spec_of(component) for group, component in groups.items()} | data.fingerprints()
+    spec["data"] = data.spec_for(role.stage)
     settings: dict[str, Any] = {group: settings_of(component) for group, component in groups.items()}
     if role.stage == "safety_tune":
         # The order stands in the parents; what it changes in the tuning itself is said here.
+        if role.joint:
+            spec["safety_tune"] = tuning.joint_spec()
         spec["safety_tune"].pop("order", None)
         settings["text_only"] = spec["text_only"] = not role.sees_images
         settings["joint"] = spec["joint"] = role.joint
@@ -194,7 +197,8 @@ def _plan_merge(plan: Plan, cell: Cell, made: Mapping[str, str], models: Sequenc
 
 
 def _plan_evaluations(plan: Plan, cell: Cell, role: str, model: str, sees_images: bool) -> list[Evaluation]:
-    suite, engine, judge = (cell.components[g] for g in ("eval", "engine", "judge"))
+    suite, judge, engine = (cell.components[g] for g in ("eval", "judge", "engine"))
+    engine = engine if sees_images else engine.without_pictures()
     evaluations = []
     for benchmark in suite.build():
         if benchmark.needs_image and not sees_images:

@@ -85,8 +85,10 @@ class Store:
 
     def exists(self, stage: str, key: str, version: int | None = None) -> bool:
         """True when every file is there with its size, else `CorruptArtifactError`. Hashes wait for the first read."""
-        if not self.path(stage, key).is_dir():
+        if not self.path(stage, key).exists():
             return False
+        if not self.path(stage, key).is_dir():
+            raise CorruptArtifactError(stage, key, "a file where a folder belongs")
         manifest = self.manifest(stage, key)
         if version is not None and manifest.get("version") != version:
             raise CorruptArtifactError(stage, key, f"made by schema version {manifest.get('version')}, not {version}")
@@ -129,9 +131,15 @@ class Store:
     def quarantine(self, stage: str, key: str) -> None:
         """Move a corrupt artifact aside, so that the stage runs again."""
         grave = self.root / ".corrupt" / f"{stage}-{key}-{secrets.token_hex(4)}"
-        grave.parent.mkdir(parents=True, exist_ok=True)
-        with contextlib.suppress(FileNotFoundError):
+        try:
+            grave.parent.mkdir(parents=True, exist_ok=True)
             self.path(stage, key).rename(grave)
+        except FileNotFoundError:
+            return
+        except OSError as error:
+            raise StoreError(
+                f"{stage}/{key} is corrupt and store={self.root} can't be written ({error.strerror}): set store=FOLDER"
+            ) from error
 
     # Writing
 
@@ -160,6 +168,10 @@ class Store:
         with contextlib.suppress(FileNotFoundError):
             (scratch / WORK).rename(aside / WORK)
         files = {}
+        if family is not None:  # before the artifact: a mark without one is nothing, one without a mark is never reused
+            mark = self.root / ".families" / family / key
+            mark.parent.mkdir(parents=True, exist_ok=True)
+            mark.touch()
         for name in files_below(scratch):
             with (scratch / name).open("rb") as handle:
                 os.fsync(handle.fileno())
@@ -178,10 +190,6 @@ class Store:
             return False
         sync_folder(target.parent)
         shutil.rmtree(aside, ignore_errors=True)
-        if family is not None:
-            mark = self.root / ".families" / family / key
-            mark.parent.mkdir(parents=True, exist_ok=True)
-            mark.touch()
         return True
 
     # Looking around

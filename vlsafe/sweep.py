@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,6 +14,7 @@ from typing import Any
 from vlsafe.cells import GROUPS, Cell, make_cell
 from vlsafe.errors import ConfigError
 from vlsafe.files import read_json, write_json
+from vlsafe.lock import Lease
 
 RECORD = "sweep.json"
 # Cells of one sweep may always differ in these; in anything else only where a command sweeps it.
@@ -93,13 +96,39 @@ def open_sweep(folder: Path, name: str, cells: Sequence[Cell], swept: Sequence[s
     axes, varying = list(dict.fromkeys(swept)), set(ALWAYS) | varying_settings(cells) | set(swept)
     old: list[Cell] = []
     if (folder / RECORD).exists():
-        record = read_json(folder / RECORD)
+        record = read_record(folder)
         old = [make_cell(c["config"], c["choices"]) for c in record["cells"]]
         axes = list(dict.fromkeys([*record["axes"], *axes]))
         varying |= set(record["varying"])
         check_same_base(name, old, cells, varying)
     unique = {identity(cell): cell for cell in [*old, *cells]}  # a cell asked for again keeps its place and runs as asked now
     return Sweep(name, folder, tuple(unique.values()), tuple(axes), tuple(sorted(varying)))
+
+
+@contextmanager
+def record_lock(folder: Path) -> Iterator[None]:
+    """Held while a sweep's record is read and written, so that two commands that add cells lose none."""
+    lease = Lease(folder / ".record.lock")
+    while not lease.acquire():
+        time.sleep(0.05)
+    try:
+        yield
+    finally:
+        lease.release()
+
+
+def read_record(folder: Path) -> Any:
+    """Raises `ConfigError` for a record that can't be read."""
+    try:
+        record = read_json(folder / RECORD)
+        if not {"name", "cells", "axes", "varying"} <= set(record):
+            raise ValueError("incomplete")
+    except (OSError, ValueError, TypeError) as error:
+        raise ConfigError(
+            f"{folder / RECORD} can't be read ({type(error).__name__}): remove the folder (the store keeps its artifacts) or "
+            "choose another name with sweep=NAME"
+        ) from error
+    return record
 
 
 def save_record(sweep: Sweep) -> None:
@@ -114,7 +143,7 @@ def load_sweep(folder: Path) -> Sweep:
         raise ConfigError(
             f"no sweep '{folder.name}' in {folder.parent}; there {'are: ' + ', '.join(there) if there else 'is none'}"
         )
-    record = read_json(folder / RECORD)
+    record = read_record(folder)
     cells = tuple(make_cell(c["config"], c["choices"]) for c in record["cells"])
     return Sweep(record["name"], folder, cells, tuple(record["axes"]), tuple(record["varying"]))
 

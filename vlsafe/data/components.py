@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 from vlsafe.data.rows import PreferenceRow, SupervisedRow, TrainingData
 from vlsafe.microworld.world import World, check_world
@@ -25,6 +25,10 @@ class MicroworldData(TrainingData):
 
     def check_model(self, model: Component) -> None:
         check_world("data", self.world, model)
+
+    def spec_for(self, stage: str) -> dict[str, Any]:
+        spec = super().spec_for(stage)
+        return {k: v for k, v in spec.items() if k != "borderline"} if stage == "adaptation" else spec
 
     def supervised(self, purpose: Literal["projector", "instruct", "safety"], n: int, seed: int) -> Sequence[SupervisedRow]:
         from vlsafe.microworld import mixtures

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from typing import Any, Literal, TypedDict
 
 from vlsafe.registry import Component
+from vlsafe.settings import spec_of
 
 Purpose = Literal["projector", "instruct", "safety", "preference", "helpful_preference"]
 
@@ -45,6 +46,11 @@ class TrainingData(Component):
 
     def check_model(self, model: Component) -> None:
         """Raises `ConfigError` where these rows make no sense for this model: found when cells are composed."""
+
+    def spec_for(self, stage: str) -> dict[str, Any]:
+        """The settings that change the rows of an `adaptation` or a `safety_tune` stage: the part of the key that is theirs."""
+        spec: dict[str, Any] = spec_of(self)
+        return spec
 
     def fingerprints(self) -> dict[str, str]:
         """Content hashes or revisions of the files behind the rows, for the key; empty where the settings say it all."""

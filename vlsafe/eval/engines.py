@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +28,10 @@ class Answer(NamedTuple):
 
 class Engine(Component):
     """Base of the group `engine`. Settings are part of the key of what is generated, those marked `execution` excepted."""
+
+    def without_pictures(self) -> Engine:
+        """This engine as it asks a model whose projector is untrained: never with a picture, not a blank one either."""
+        return self
 
     def answer(
         self,
@@ -57,6 +62,9 @@ class HfEngine(Engine):
     text_image: TextImage = "no_image"
     system_prompt: str | None = None
     batch_size: PositiveInt = execution(128)
+
+    def without_pictures(self) -> HfEngine:
+        return dataclasses.replace(self, text_image="no_image")
 
     def answer(
         self,

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import multiprocessing.connection
 import os
+import shutil
 import signal
 import time
 from collections.abc import Callable
@@ -15,10 +16,12 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 from vlsafe.cells import RunSettings
+from vlsafe.errors import StoreError
 from vlsafe.execute.events import Event, EventReader
 from vlsafe.execute.pool import Pool
 from vlsafe.execute.survey import Survey
 from vlsafe.execute.task import Task, group_stages, order_of
+from vlsafe.lock import process_start
 from vlsafe.plan import Plan, Stage
 from vlsafe.provenance import cpu_count
 from vlsafe.stage import Execution
@@ -77,6 +80,11 @@ class Executor:
     cores: int = field(default_factory=cpu_count)
 
     @property
+    def work(self) -> Path:
+        """Tasks and events of this process: another one may run the same sweep."""
+        return self.folder / "work" / str(os.getpid())
+
+    @property
     def jobs(self) -> int:
         return self.run.jobs or min(self.cores, MAX_JOBS)
 
@@ -91,6 +99,7 @@ class Executor:
 
     def execute(self) -> Outcome:
         started = time.monotonic()
+        clear_dead(self.folder / "work")
         stages = {id: Progress("pending" if id in self.found.to_run else "exists") for id in self.plan.stages}
         outcome = Outcome(stages)
         pending = self._by_importance(self.groups())
@@ -137,16 +146,15 @@ class Executor:
     def _start(self, group: tuple[str, ...], threads: int, outcome: Outcome) -> Running:
         first = self.plan.stages[group[0]]
         name = f"{first.kind}-{first.key}"
-        work = self.folder / "work"
-        events, log = work / f"{name}.events.jsonl", self.folder / "logs" / f"{name}.log"
+        events, log = self.work / f"{name}.events.jsonl", self.folder / "logs" / f"{name}.log"
         events.unlink(missing_ok=True)
         execution = Execution(threads, self.run.device, self.run.checkpoint_seconds)
         orders = tuple(order_of(self.plan.stages[id]) for id in group)
         task = Task(name, orders, str(self.store.root), execution, str(events), str(log))
-        task.save(work / f"{name}.task.json")
+        task.save(self.work / f"{name}.task.json")
         for id in group:
             outcome.stages[id].log = str(log)
-        process = self.pool.start(task, work / f"{name}.task.json")
+        process = self.pool.start(task, self.work / f"{name}.task.json")
         return Running(process, EventReader(events), group, threads, str(log))
 
     def _read(self, worker: Running, outcome: Outcome) -> None:
@@ -165,6 +173,9 @@ class Executor:
     def _settle(self, worker: Running, outcome: Outcome) -> list[tuple[str, ...]]:
         """After a worker has ended: whatever it was killed in has failed, and what it had not begun is to be run again."""
         code = worker.process.exitcode
+        for id in worker.stages:  # whatever became of its events, what is in the store is done
+            if outcome.stages[id].state not in ENDED and self._in_store(id):
+                outcome.stages[id].state = "found"
         left = [id for id in worker.stages if outcome.stages[id].state not in ENDED]
         hit = next((id for id in left if outcome.stages[id].state in ("running", "waiting")), left[0] if left else None)
         if hit is None:
@@ -175,6 +186,13 @@ class Executor:
         for id in rest:
             outcome.stages[id].state = "pending"
         return [rest] if rest else []
+
+    def _in_store(self, id: str) -> bool:
+        stage = self.plan.stages[id]
+        try:
+            return self.store.exists(stage.kind, stage.key, stage.version)
+        except StoreError:
+            return False
 
     def _skip_orphans(self, pending: list[tuple[str, ...]], outcome: Outcome) -> list[tuple[str, ...]]:
         """Takes out of `pending` what can't run any more because a parent failed."""
@@ -205,6 +223,13 @@ class Executor:
         for progress in outcome.stages.values():
             if progress.state in ("running", "waiting"):
                 progress.state = "interrupted"
+
+
+def clear_dead(work: Path) -> None:
+    """Remove what processes that are gone left in a sweep's work folder."""
+    for folder in work.iterdir() if work.is_dir() else []:
+        if folder.name.isdigit() and process_start(int(folder.name)) is None:
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 class _StopRequest:

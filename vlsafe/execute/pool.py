@@ -9,8 +9,10 @@ import multiprocessing
 import multiprocessing.connection
 import multiprocessing.forkserver
 import os
+import signal
 import sys
 import threading
+import time
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
@@ -31,7 +33,12 @@ class Pool:
         os.environ.setdefault("GOMP_SPINCOUNT", "2000")
         # "__main__" would run the launch script again in every child: it is loaded once, in the server.
         multiprocessing.set_forkserver_preload(["__main__", *PRELOAD])
-        multiprocessing.forkserver.ensure_running()
+        # The server is in the terminal's process group: a Ctrl-C while it imports must not end it before its stages could stop.
+        before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+        try:
+            multiprocessing.forkserver.ensure_running()
+        finally:
+            signal.signal(signal.SIGINT, before)
 
     def start(self, task: Task, task_path: Path) -> BaseProcess:
         process = self._context.Process(target=child, args=(str(task_path), task.log), name=task.name)
@@ -62,9 +69,6 @@ def end_with_parent() -> None:
     if parent is None:
         return
     multiprocessing.connection.wait([parent.sentinel])
-    import signal
-    import time
-
     os.kill(os.getpid(), signal.SIGTERM)  # stop at a checkpoint
     time.sleep(ORPHAN_SECONDS)
     os._exit(1)

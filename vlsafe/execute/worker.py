@@ -115,7 +115,7 @@ class Worker:
             "execution": {"settings": order.settings, **vars(self.task.execution)},
             "environment": environment(),
             "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(started)),
-            "seconds": time.time() - started,
+            "seconds": time.time() - started + float(ctx.facts.pop("earlier_seconds", 0.0)),
             "cost": {"class": order.cost_class, "units": order.cost_units},
         }
         self.store.publish(scratch, order.kind, order.key, manifest, order.family)

@@ -55,7 +55,10 @@ def print_stopped(states: Mapping[str, str], console: Console) -> None:
 def print_failures(sweep: Sweep, plan: Plan, outcome: Outcome, console: Console) -> bool:
     failed = [id for id, progress in outcome.stages.items() if progress.state == "failed"]
     needed = plan.cells_of()
+    same: dict[tuple[str, str], list[str]] = {}
     for id in failed:
+        same.setdefault((outcome.stages[id].error, outcome.stages[id].log), []).append(id)
+    for id, *others in same.values():
         progress = outcome.stages[id]
         cells = [sweep.cell_name(plan.cells[i].cell) for i in needed[id]]
         more = f" and {len(cells) - MAX_CELLS_NAMED} more" if len(cells) > MAX_CELLS_NAMED else ""
@@ -63,6 +66,8 @@ def print_failures(sweep: Sweep, plan: Plan, outcome: Outcome, console: Console)
             Text(f"FAILED {plan.stages[id].kind} {printable(plan.stages[id].label)}: {printable(progress.error)}", style="red"),
             soft_wrap=True,
         )
+        if others:
+            console.print(Text(f"  and {len(others)} more stages of the same task, for the same reason", style="red"))
         console.print(Text(f"  cells: {', '.join(cells[:MAX_CELLS_NAMED])}{more}"), soft_wrap=True)
         console.print(Text(f"  traceback: {shown(Path(progress.log))}"), soft_wrap=True)
     skipped = sum(progress.state == "skipped" for progress in outcome.stages.values())

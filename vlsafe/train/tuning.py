@@ -10,7 +10,7 @@ from vlsafe.data.mix import Mixed, counts
 from vlsafe.data.rows import TrainingData
 from vlsafe.errors import CheckError, ConfigError
 from vlsafe.registry import Component, register
-from vlsafe.settings import Fraction, PositiveFloat, Seed
+from vlsafe.settings import Fraction, PositiveFloat, Seed, spec_of
 from vlsafe.stage import StageContext
 from vlsafe.train.adaptation import Adaptation, run_and_save
 from vlsafe.train.optimization import Optimization
@@ -36,6 +36,14 @@ class SafetyTune(Component):
 
     def check(self) -> None:
         """Raises `ConfigError` where settings contradict each other: called when cells are composed."""
+
+    def check_text_only(self) -> None:
+        """Raises `ConfigError` where a model without pictures can't be tuned so: called when cells are composed."""
+
+    def joint_spec(self) -> dict[str, Any]:
+        """What of the settings changes a joint training: the part of its key."""
+        spec: dict[str, Any] = spec_of(self)
+        return spec
 
     def run(
         self, data: TrainingData, ctx: StageContext, *, text_only: bool = False, adaptation: Adaptation | None = None
@@ -78,6 +86,12 @@ class Supervised(SafetyTune):
     def check(self) -> None:
         check_tuning(self.trainable, self.order)
 
+    def check_text_only(self) -> None:
+        check_text_only(self.trainable)
+
+    def joint_spec(self) -> dict[str, Any]:
+        return {"name": self.component_name, "rows": self.optimization.rows, "helpful": self.helpful, "seed": self.seed}
+
     def run(
         self, data: TrainingData, ctx: StageContext, *, text_only: bool = False, adaptation: Adaptation | None = None
     ) -> None:
@@ -112,6 +126,9 @@ class Preference(SafetyTune):
     def cost_units(self) -> float:
         return float(self.optimization.steps)
 
+    def check_text_only(self) -> None:
+        check_text_only(self.trainable)
+
     def check(self) -> None:
         check_tuning(self.trainable, self.order)
         if self.order == "joint":
@@ -142,10 +159,21 @@ class Preference(SafetyTune):
 def check_tuning(trainable: Sequence[str], order: str) -> None:
     if not trainable:
         raise ConfigError("safety_tune.trainable=[]: nothing would be trained; name language_model, projector or both")
-    if order == "before" and "language_model" not in trainable:
+    if order == "before":
+        check_text_only(trainable)
+    if order == "joint" and set(trainable) != {"language_model", "projector"}:
         raise ConfigError(
-            "safety_tune.order=before: there are no pictures before adaptation, so only the language model can be tuned;"
-            " add language_model to safety_tune.trainable"
+            f"safety_tune.trainable={list(trainable)}: joint training trains what the adaptation trains;"
+            " set [language_model, projector], or safety_tune.order=after"
+        )
+
+
+def check_text_only(trainable: Sequence[str]) -> None:
+    """Raises `ConfigError` where a model whose projector is untrained could not be tuned as asked."""
+    if "language_model" not in trainable or "vision_tower" in trainable:
+        raise ConfigError(
+            f"safety_tune.trainable={list(trainable)}: before adaptation, or without it, there are no pictures, so only the"
+            " language model can be tuned; set [language_model] or [language_model, projector]"
         )
 
 
