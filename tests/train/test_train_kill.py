@@ -92,3 +92,31 @@ def test_a_torn_checkpoint_does_not_count(parent: Path, undisturbed: dict[str, s
     (torn / "complete.json").write_text('{"model.safetensors": 4096}')
     (folder / "log.jsonl").open("a").write('{"step": 2, "loss": 1.0, "se')
     assert killed.train("dpo", parent, tmp_path, checkpoint_seconds=1e9) == undisturbed["dpo"]
+
+
+@pytest.mark.parametrize(
+    ("method", "stop_after", "damaged"),
+    [
+        ("sft", 2, "0-*/checkpoint-*/model.safetensors"),
+        ("sft", 2, "0-*/checkpoint-*/optimizer.pt"),
+        ("sft", 8, "0-*/final.safetensors"),
+        ("dpo", 2, "0-*/reference.safetensors"),
+    ],
+)
+def test_a_damaged_checkpoint_is_not_resumed_from(
+    method: str,
+    stop_after: int,
+    damaged: str,
+    parent: Path,
+    undisturbed: dict[str, str],
+    tmp_path: Path,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    with pytest.raises(StageInterrupted):
+        killed.train(method, parent, tmp_path, checkpoint_seconds=0.0, stop_after=stop_after)
+    [file] = (tmp_path / "work").glob(damaged)
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 1
+    file.write_bytes(content)
+    assert killed.train(method, parent, tmp_path) == undisturbed[method]
+    assert "is damaged" in capfd.readouterr().err

@@ -1,55 +1,101 @@
 """What a training stage leaves in its work folder, so that a kill at any moment loses little and changes nothing.
 
-<work>/<i>-<phase>/checkpoint-<step>/   the trainer's checkpoint; counts only with `complete.json`, which is written last
-<work>/<i>-<phase>/log.jsonl            one line a step
-<work>/<i>-<phase>/final.safetensors    a finished phase's weights; count only with `done.json`
+<work>/<i>-<phase>/checkpoint-<step>/      the trainer's checkpoint and the log so far; counts only with `complete.json`
+<work>/<i>-<phase>/log.jsonl               one line a step
+<work>/<i>-<phase>/final.safetensors       a finished phase's weights; they and its log count only with `done.json`
+<work>/<i>-<phase>/reference.safetensors   log-probabilities of the reference (DPO); count only with `reference.json`
+
+Each marker is written last and holds the sha256 of the files it stands for, and of itself. What was damaged since is told on
+stderr and dropped; training then goes on from before it.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
+import sys
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from vlsafe.files import files_below, read_json, sync_folder, write_json
+from vlsafe.files import files_below, read_json, sha256, sync_folder, write_json
 
 MARKER = "complete.json"
 
 
-def seal(checkpoint: Path) -> None:
-    """Make a checkpoint count: its files reach the disk, then the marker with their sizes, then older ones go."""
-    sizes = {}
-    for name in files_below(checkpoint):
-        sync_file(checkpoint / name)
-        sizes[str(name)] = (checkpoint / name).stat().st_size
-    sync_folder(checkpoint)
-    write_json(checkpoint / MARKER, sizes)
-    sync_folder(checkpoint)
+class Checkpoint(NamedTuple):
+    path: Path
+    step: int
+    seconds: float  # spent on the stage until then, over all tries that it builds on
+
+
+def mark(marker: Path, names: Iterable[str], **more: Any) -> None:
+    """Make the files `names` beside `marker` count: they reach the disk, then the marker with their sha256 and `more`."""
+    sums = {}
+    for name in names:
+        sync_file(marker.parent / name)
+        sums[name] = sha256(marker.parent / name)
+    sync_folder(marker.parent)
+    content = {"sha256": sums, **more}
+    write_json(marker, {**content, "itself": digest(content)})
+    sync_folder(marker.parent)
+
+
+def verified(marker: Path) -> dict[str, Any] | None:
+    """What `marker` holds. None without one, or where a file isn't what was written: that is told, and the marker goes."""
+    if not marker.exists():
+        return None
+    try:
+        content: dict[str, Any] = read_json(marker)
+        sound = content.pop("itself") == digest(content)
+        wrong = [] if sound else [marker.name]
+        wrong += [name for name, sum in content["sha256"].items() if sound and sha256(marker.parent / name) != sum]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        wrong = [f"{marker.name} ({type(error).__name__})"]
+    if not wrong:
+        return content
+    print(f"{marker.parent}: damaged since it was written, so dropped: {', '.join(wrong)}", file=sys.stderr)
+    marker.unlink(missing_ok=True)
+    return None
+
+
+def digest(content: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def seal(checkpoint: Path, seconds: float) -> None:
+    """Make a checkpoint count; then older ones go."""
+    mark(checkpoint / MARKER, map(str, files_below(checkpoint)), seconds=seconds)
     sync_folder(checkpoint.parent)
     for other in checkpoint.parent.glob("checkpoint-*"):
         if other != checkpoint:
             shutil.rmtree(other, ignore_errors=True)
 
 
-def newest(folder: Path) -> Path | None:
-    """The latest complete checkpoint; incomplete ones are removed."""
-    found: list[tuple[int, Path]] = []
-    for checkpoint in folder.glob("checkpoint-*"):
-        if is_complete(checkpoint):
-            found.append((int(checkpoint.name.rpartition("-")[2]), checkpoint))
-        else:
-            shutil.rmtree(checkpoint, ignore_errors=True)
-    return max(found)[1] if found else None
+def newest(folder: Path) -> Checkpoint | None:
+    """The latest checkpoint that is complete and undamaged; later ones are removed."""
+    for step, path in sorted(((int(c.name.rpartition("-")[2]), c) for c in folder.glob("checkpoint-*")), reverse=True):
+        marked = verified(path / MARKER)
+        if marked is not None:
+            return Checkpoint(path, step, marked["seconds"])
+        shutil.rmtree(path, ignore_errors=True)
+    return None
 
 
-def is_complete(checkpoint: Path) -> bool:
-    try:
-        sizes = read_json(checkpoint / MARKER)
-        return all((checkpoint / name).stat().st_size == size for name, size in sizes.items())
-    except (OSError, ValueError):
-        return False
+def finished_phases(folders: Iterable[Path]) -> list[dict[str, Any]]:
+    """The content of `done.json` of the first phases, as far as all are undamaged; what was built on later is removed."""
+    found: list[dict[str, Any]] = []
+    remaining = iter(folders)
+    for folder in remaining:
+        marked = verified(folder / "done.json")
+        if marked is None:
+            break
+        found.append(marked)
+    for folder in remaining:
+        shutil.rmtree(folder, ignore_errors=True)
+    return found
 
 
 def sync_file(path: Path) -> None:
@@ -60,19 +106,8 @@ def sync_file(path: Path) -> None:
         os.close(descriptor)
 
 
-def read_log(file: Path, up_to: int) -> list[dict[str, Any]]:
-    """The lines of the steps 1 to `up_to`; a torn last line is ignored."""
-    lines: list[dict[str, Any]] = []
-    if file.exists():
-        for text in file.read_text(encoding="utf-8").splitlines():
-            try:
-                line = json.loads(text)
-            except ValueError:
-                break
-            if line["step"] > up_to:
-                break
-            lines.append(line)
-    return lines
+def read_log(file: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
 
 
 def write_log(file: Path, lines: list[dict[str, Any]]) -> None:

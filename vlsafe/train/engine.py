@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import resource
+import shutil
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -18,7 +19,7 @@ from vlsafe.errors import StageInterrupted
 from vlsafe.files import read_json, sync_folder, write_json
 from vlsafe.model.load import quiet, template_hash
 from vlsafe.stage import StageContext
-from vlsafe.train.checkpoint import newest, read_log, sync_file, write_log
+from vlsafe.train.checkpoint import intact, newest, note_hash, read_log, sync_file, write_log
 from vlsafe.train.checks import check_image_tokens, check_supervised, check_vocabulary
 from vlsafe.train.optimization import Optimization
 from vlsafe.train.parts import check_changes, check_trainable, fingerprints, freeze_all_but
@@ -53,6 +54,11 @@ def run_phases(load: Callable[[], tuple[Any, Any]], phases: Sequence[Phase], ctx
     finished = 0
     while finished < len(phases) and (folders[finished] / "done.json").exists():
         finished += 1
+    if finished and not intact(folders[finished - 1] / "final.safetensors"):
+        # What later phases began from, and their checkpoints, can't be had again from it: the damaged phase runs anew.
+        finished = 0
+        for folder in folders:
+            shutil.rmtree(folder, ignore_errors=True)
     if finished:
         from vlsafe.train.trainers import load_weights
 
@@ -168,12 +174,11 @@ def same_config(model: Any) -> Iterator[None]:
 
 def keep(model: Any, facts: dict[str, Any], folder: Path) -> None:
     """A finished phase: its weights, then the marker that they count, then its checkpoints go."""
-    import shutil
-
     from vlsafe.train.trainers import save_weights
 
     save_weights(model.state_dict(), folder / "final.safetensors")
     sync_file(folder / "final.safetensors")
+    note_hash(folder / "final.safetensors")
     sync_folder(folder)
     write_json(folder / "done.json", facts)
     sync_folder(folder)

@@ -20,7 +20,7 @@ from trl import DPOConfig, DPOTrainer, SFTConfig, SFTTrainer
 from trl.trainer.utils import FusedCausalLMOutput
 
 from vlsafe.errors import CheckError
-from vlsafe.train.checkpoint import sync_file
+from vlsafe.train.checkpoint import intact, note_hash, sync_file
 from vlsafe.train.optimization import Optimization
 
 WEIGHTS = "model.safetensors"
@@ -165,7 +165,7 @@ class Preference(Exact, DPOTrainer):  # type: ignore[misc]
 
     def _precompute_ref_logps(self, dataset: Any, name: str, batch_size: int) -> Any:
         use_light_head(self.model)
-        if not self._reference_file.exists():
+        if not intact(self._reference_file):
             rows = []
             self.model.eval()
             for start in range(0, len(dataset), batch_size):
@@ -177,6 +177,7 @@ class Preference(Exact, DPOTrainer):  # type: ignore[misc]
             save_file({"log_probs": torch.cat(rows)}, part)
             sync_file(part)
             part.replace(self._reference_file)
+            note_hash(self._reference_file)
         values = load_file(self._reference_file)["log_probs"]
         return dataset.add_column("ref_chosen_logps", values[:, 0].tolist()).add_column(
             "ref_rejected_logps", values[:, 1].tolist()
