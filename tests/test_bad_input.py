@@ -17,7 +17,7 @@ from tests.conftest import Launch
         (("merge=ties,linear", "merge.densty=0.2,0.3"), "merge.densty: unknown setting; did you mean 'density'?"),
         (
             ("merge=linear", "merge.density=0.2"),
-            "merge.density: the chosen merge has no setting 'density' (it belongs to ties)",
+            "merge.density: the chosen merge has no setting 'density' (it belongs to dare_linear, dare_ties, ties)",
         ),
         (("merge=ties", "merge.density=1.5"), "merge.density=1.5: must be between 0 and 1"),
         (("merge=ties", "merge.density=high"), "merge.density='high': must be a number, not str"),

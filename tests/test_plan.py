@@ -34,6 +34,9 @@ def counts(plan: Plan) -> dict[str, int]:
         (("merge=ties", "merge.density=0.2,0.5,0.8"), 3, (1, 1, 1, 3)),
         (("safety_tune=none", "safety_tune.order=after,before,joint", "merge=linear"), 3, (1, 1, 0, 1)),
         (("judge=exact,keyword", "merge=linear"), 2, (1, 1, 1, 1)),
+        (("merge=linear,slerp", "merge.t=0.3,0.5"), 4, (1, 1, 1, 4)),
+        (("merge=linear", "merge.t=null,0.5"), 2, (1, 1, 1, 1)),  # halfway is equal weights
+        (("merge=ties,dare_ties", "merge.density=0.2,0.5"), 4, (1, 1, 1, 4)),
     ],
 )
 def test_stages_are_shared(grid: Grid, overrides: tuple[str, ...], cells: int, expected: tuple[int, ...]) -> None:
@@ -149,6 +152,31 @@ def test_what_a_stage_does_not_read_moves_no_key(grid: Grid) -> None:
         assert (keys[0] == keys[1]) == same
     joint = [make_plan(grid("safety_tune.order=joint", f"safety_tune.optimization.learning_rate={r}")) for r in (0.1, 0.2)]
     assert set(joint[0].stages) == set(joint[1].stages)
+
+
+def test_a_merge_is_known_by_its_weights_however_they_are_set(grid: Grid) -> None:
+    def merges(*overrides: str) -> set[str]:
+        return {s.key for s in make_plan(grid("merge=linear", *overrides)).stages.values() if s.kind == "merge"}
+
+    assert merges() == merges("merge.t=0.5") == merges("merge.weights=[0.5,0.5]")
+    assert merges("merge.t=0.9") == merges("merge.weights=[0.1,0.9]") != merges()
+
+
+def test_a_merge_stage_is_given_weights_and_no_t(grid: Grid) -> None:
+    plan = make_plan(grid("merge=linear", "merge.t=0.25"))
+    stage = plan.stages[plan.cells[0].roles["merged"]]
+    assert (stage.settings["merge"]["weights"], stage.settings["merge"]["t"]) == ([0.75, 0.25], None)
+    assert stage.spec["weights"] == [0.75, 0.25]
+    assert "t" not in stage.spec["merge"]  # which came later: the keys of linear are as before it
+
+
+def test_only_random_merges_have_a_seed(grid: Grid) -> None:
+    for merge, moves in (("ties", False), ("dare_linear", True), ("dare_ties", True)):
+        plans = [make_plan(grid("safety_tune=none", f"merge={merge}", *o)) for o in ((), ("merge.seed=1",) if moves else ())]
+        keys = [{s.key for s in plan.stages.values() if s.kind == "merge"} for plan in plans]
+        assert (keys[0] != keys[1]) is moves
+        spec = next(s.spec for s in plans[0].stages.values() if s.kind == "merge")
+        assert ("seed" in spec["merge"]) is moves
 
 
 def test_answers_of_one_model_with_another_limit_are_one_family(grid: Grid) -> None:

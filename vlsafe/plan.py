@@ -183,15 +183,14 @@ def _plan_role(plan: Plan, cell: Cell, name: str, parents: Mapping[str, str]) ->
 
 
 def _plan_merge(plan: Plan, cell: Cell, made: Mapping[str, str], models: Sequence[str]) -> str:
-    method = cell.components["merge"]
-    weights = method.weights or [1 / len(models)] * len(models)
+    method = cell.components["merge"].resolved(len(models))
     parents = {f"model_{i}": id for i, id in enumerate(models)} | {"carrier": made[carrier_role(cell)]}
     if method.needs_base:
         parents["base"] = made[method.base]
-    spec = {"merge": without_roles(method), "weights": list(weights)}
+    spec = {"merge": without_roles(method), "weights": list(method.weights)}
     last = max((plan.stages[id].label for id in parents.values()), key=len)
     return _stage(
-        plan, "merge", spec, {"merge": worker_settings(method, weights)}, parents,
+        plan, "merge", spec, {"merge": worker_settings(method, method.weights)}, parents,
         f"{last} › {cell.choices['merge']}", (f"{cell.choices['model']}+{method.component_name}", len(models)),
     )  # fmt: skip
 

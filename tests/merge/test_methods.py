@@ -14,18 +14,30 @@ import yaml
 from vlsafe.errors import ConfigError
 from vlsafe.merge import methods
 from vlsafe.merge.base import MergeMethod
+from vlsafe.merge.methods.dare_linear import DareLinear
+from vlsafe.merge.methods.dare_ties import DareTies
 from vlsafe.merge.methods.linear import Linear
 from vlsafe.merge.methods.none import NoMerge
+from vlsafe.merge.methods.slerp import Slerp
+from vlsafe.merge.methods.task_arithmetic import TaskArithmetic
 from vlsafe.merge.methods.ties import Ties
 from vlsafe.settings import build, spec_of
 
 CONF = Path(__file__).parents[2] / "conf" / "merge"
-METHODS: dict[str, type[MergeMethod]] = {"none": NoMerge, "linear": Linear, "ties": Ties}
+METHODS: dict[str, type[MergeMethod]] = {
+    "none": NoMerge,
+    "linear": Linear,
+    "slerp": Slerp,
+    "task_arithmetic": TaskArithmetic,
+    "ties": Ties,
+    "dare_linear": DareLinear,
+    "dare_ties": DareTies,
+}
 
 
 @pytest.mark.parametrize("name", METHODS)
 def test_every_setting_of_a_method_stands_in_its_yaml_with_its_default(name: str) -> None:
-    settings: dict[str, Any] = yaml.safe_load((CONF / f"{name}.yaml").read_text())
+    settings: dict[str, Any] = yaml.safe_load((CONF / f"{name}.yaml").read_text().replace("${seed}", "0"))
     assert settings.pop("name") == name == METHODS[name].component_name
     assert set(settings) == {field.name for field in fields(METHODS[name])}
     method = build(METHODS[name], settings, "merge")
@@ -85,6 +97,38 @@ def test_settings_that_cannot_be(settings: dict[str, Any], message: str) -> None
 def test_settings_that_contradict_each_other(settings: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         build(Ties, settings, "merge").check()
+
+
+@pytest.mark.parametrize("method", [Linear, Slerp])
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"t": 1.2}, r"merge\.t=1\.2: must be between 0 and 1"),
+        ({"t": -0.1}, r"merge\.t=-0\.1: must be between 0 and 1"),
+        ({"t": 0.3, "weights": [0.7, 0.3]}, r"merge\.t=0\.3: merge\.weights=\[0\.7, 0\.3\] are set too; set one of the two"),
+    ],
+)
+def test_t_lies_between_two_models_and_stands_for_weights(
+    method: type[MergeMethod], settings: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(ConfigError, match=message):
+        build(method, settings, "merge").check()
+
+
+def test_t_is_of_two_models() -> None:
+    with pytest.raises(ConfigError, match=r"merge\.t=0\.3: lies between two models, not 3; set merge\.weights instead"):
+        build(Linear, {"t": 0.3, "models": ["base", "adapted", "tuned"]}, "merge").check()
+
+
+def test_t_is_known_by_its_weights() -> None:
+    assert Linear(t=0.5).resolved(2) == Linear().resolved(2) == Linear(weights=(0.5, 0.5))
+    for tenths in range(11):
+        t, rest = tenths / 10, (10 - tenths) / 10
+        assert Slerp(t=t).resolved(2) == Slerp(weights=(rest, t))
+    Slerp(t=0.0).resolved(2).check()
+    assert Linear().resolved(4).weights == Ties().resolved(4).weights == (0.25,) * 4
+    assert Ties(weights=(3.0,)).resolved(1).weights == (3.0,)
+    assert "t" not in spec_of(Linear())
 
 
 def test_linear_takes_two_models_at_least() -> None:

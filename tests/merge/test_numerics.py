@@ -7,7 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vlsafe.merge.numerics import PIECE, all_finite, cuts, gram
+from vlsafe.merge.numerics import PIECE, all_finite, cuts, gram, products, total
 
 MAGNITUDES = st.lists(st.sampled_from([0.0, 1e-44, 0.5, 1.0, 1.0000001, 3e38]) | st.floats(0, 2.0**100, width=32), min_size=1)
 
@@ -30,6 +30,22 @@ def test_norms_of_differences_survive_large_weights() -> None:
     assert products[1][1] == pytest.approx((PIECE + 10) / 128**2, rel=1e-12)
     assert products[2] == [0.0, 0.0, 0.0]
     assert products[0][0] == pytest.approx(float((start.double() ** 2).sum()), rel=1e-12)
+
+
+def test_products_exchange_with_the_tensors_and_forget_the_threads() -> None:
+    one, other = (torch.randn(PIECE + 50_001, generator=torch.Generator().manual_seed(i)) for i in (1, 2))
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(1)
+        found = products(one, other)
+        torch.set_num_threads(2)
+        assert products(one, other) == found
+        wide = one.double()
+        assert total(wide) == pytest.approx(float(wide.sum()), rel=1e-12)
+    finally:
+        torch.set_num_threads(before)
+    assert products(other, one) == found[::-1]
+    assert found == pytest.approx([float(x.double() @ y.double()) for x, y in ((one, one), (one, other), (other, other))])
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16])

@@ -12,7 +12,11 @@ from safetensors.torch import save_file
 
 from tests.merge.conftest import LAYERS, MakeModel, Merged, llava_shapes, llava_tensors
 from vlsafe.errors import CheckError, StageInterrupted
+from vlsafe.merge.methods.dare_linear import DareLinear
+from vlsafe.merge.methods.dare_ties import DareTies
 from vlsafe.merge.methods.linear import Linear
+from vlsafe.merge.methods.slerp import Slerp
+from vlsafe.merge.methods.task_arithmetic import TaskArithmetic
 from vlsafe.merge.methods.ties import Ties
 from vlsafe.model.parts import LAYOUTS, stored_name
 from vlsafe.model.weights import INDEX, TensorInfo, open_checkpoint, write_checkpoint
@@ -72,11 +76,17 @@ def test_identities_hold_for_whole_folders(make_model: MakeModel, merge: Merge) 
     assert not changed(merge(Ties(density=1.0), two, two, base=base))
     assert not changed(merge(Ties(density=1.0), two, base=base))
     assert changed(merge(Ties(density=0.0, scope="all"), one, two, base=base), BASE) == set()
+    for method in (Linear, Slerp):
+        assert changed(merge(method(t=0.0, scope="all"), one, two), ONE) == set()
+        assert not changed(merge(method(t=1.0, scope="all"), one, two))
+    for thinned, whole in ((DareLinear(density=1.0), TaskArithmetic()), (DareTies(density=1.0), Ties(density=1.0))):
+        assert not changed(merge(thinned, one, two, base=base), merge(whole, one, two, base=base).tensors)
+        assert not changed(merge(thinned, two, two, base=base))
 
 
 def test_order_changes_nothing(make_model: MakeModel, merge: Merge) -> None:
     one, two, base = make_model("one", ONE), make_model("two", TWO), make_model("base", BASE)
-    for method in (Linear(), Ties(density=0.4), Ties(density=0.4, trim="model")):
+    for method in (Linear(), Slerp(), TaskArithmetic(scale=0.7), Ties(density=0.4), Ties(density=0.4, trim="model")):
         first = (merge(method, one, two, base=base, carrier=two).out / "model.safetensors").read_bytes()
         second = (merge(method, two, one, base=base, carrier=two).out / "model.safetensors").read_bytes()
         assert first == second
@@ -88,7 +98,7 @@ def test_shards_give_what_single_files_give(make_model: MakeModel, merge: Merge,
     (tmp_path / "sharded").mkdir()
     write_checkpoint(tmp_path / "sharded", infos, lambda info: TWO[info.name], 900)
     assert (tmp_path / "sharded" / INDEX).is_file()
-    for method in (Linear(), Ties(density=0.4, trim="model")):
+    for method in (Linear(), Slerp(), Ties(density=0.4, trim="model"), DareTies(density=0.4, rescale="l1")):
         single = merge(method, one, two, base=base)
         sharded = merge(method, one, tmp_path / "sharded", base=base)
         pieces = merge(type(method)(**{**vars(method), "max_shard_gb": 1e-6}), one, two, base=base)

@@ -6,13 +6,13 @@ A method is one file in `vlsafe/merge/methods/`, one YAML in `conf/merge/` and o
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, Literal
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, ClassVar, Literal, Self
 
 from vlsafe.errors import ConfigError
 from vlsafe.model.parts import check_scope
 from vlsafe.registry import Component
-from vlsafe.settings import PositiveFloat, execution
+from vlsafe.settings import Fraction, PositiveFloat, added, execution
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -48,14 +48,18 @@ class MergeMethod(Component):
     def merge(self, tensors: Sequence[Tensor], base: Tensor | None, weights: Sequence[float], name: str) -> Tensor:
         """The merged tensor, of the same shape, in float32 (float64 where an input is); inputs are left as they are.
 
-        Deterministic, and for equal weights independent of the order of `tensors`; `weights` has one number for each of them,
-        `name` is the tensor's canonical name.
+        Deterministic, and for equal weights independent of the order of `tensors`, unless the method draws at random for each;
+        `weights` has one number for each of them, `name` is the tensor's canonical name.
         """
         raise TypeError(f"{type(self).__name__} is abstract")
 
     def prepare(self, stream: Stream, weights: Sequence[float]) -> Merge:
         """What to call for each tensor: `merge`, unless the method has to see the whole model first, by reading `stream()`."""
         return self.merge
+
+    def resolved(self, count: int) -> Self:
+        """With a weight for each of `count` models, however they were set: what keys, stages and reports see."""
+        return replace(self, weights=self.weights or (1 / count,) * count)
 
     def check(self) -> None:
         """Raises `ConfigError` where settings contradict each other."""
@@ -83,3 +87,33 @@ class MergeMethod(Component):
         """Raises `ConfigError` for weights that the formula can't take; a method with other rules extends it."""
         if not any(weights):
             raise ConfigError(f"merge.weights={list(weights)}: all are zero; set at least one that isn't")
+
+
+def refuse_negative(method: MergeMethod, weights: Sequence[float], reason: str) -> None:
+    if min(weights) < 0:
+        raise ConfigError(f"merge.weights={list(weights)}: merge={method.component_name} {reason}, so none may be negative")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Interpolation(MergeMethod):
+    """A method whose weights for two models may be set as one number: `t` stands for the weights (1 − t, t).
+
+    `t` never leaves [0, 1]: between the two models. What lies beyond them is asked for by weights, where the method takes it.
+    """
+
+    t: Fraction | None = added(None)  # from the first model (0) to the second (1); null: `weights` decide
+
+    def resolved(self, count: int) -> Self:
+        if self.t is None:
+            return super().resolved(count)
+        # Rounded, so that t=0.9 and weights (0.1, 0.9) are one merge.
+        return replace(self, t=None, weights=(round(1 - self.t, 15), self.t))
+
+    def check_count(self, count: int) -> None:
+        super().check_count(count)
+        if self.t is None:
+            return
+        if self.weights is not None:
+            raise ConfigError(f"merge.t={self.t:g}: merge.weights={list(self.weights)} are set too; set one of the two")
+        if count != 2:
+            raise ConfigError(f"merge.t={self.t:g}: lies between two models, not {count}; set merge.weights instead")

@@ -17,12 +17,25 @@ from pathlib import Path
 from typing import Any
 
 from vlsafe.merge.base import MergeMethod
+from vlsafe.merge.methods.dare_linear import DareLinear
+from vlsafe.merge.methods.dare_ties import DareTies
 from vlsafe.merge.methods.linear import Linear
+from vlsafe.merge.methods.slerp import Slerp
+from vlsafe.merge.methods.task_arithmetic import TaskArithmetic
 from vlsafe.merge.methods.ties import Ties
 from vlsafe.model.weights import SINGLE, TensorInfo, write_checkpoint
 from vlsafe.stage import StageContext
 
-METHODS = (Linear(), Ties(density=0.5), Ties(density=0.5, trim="model"))
+METHODS = (
+    Linear(),
+    Slerp(),
+    TaskArithmetic(),
+    Ties(density=0.5),
+    Ties(density=0.5, trim="model"),
+    DareLinear(),
+    DareLinear(rescale="l1"),
+    DareTies(),
+)
 WIDTH, INNER, VOCABULARY = 1024, 2816, 32_000
 
 
@@ -94,7 +107,7 @@ def main() -> None:
             with spawn.Pool(1) as pool:
                 seconds, busy, memory = pool.apply(measure, (method, parents, out))
             shutil.rmtree(out)
-            told = f"{method.component_name} trim={method.trim}" if isinstance(method, Ties) else method.component_name
+            told = " ".join([method.component_name, *(f"{k}={v}" for k, v in vars(method).items() if k in ("trim", "rescale"))])
             print(f"{told:<40} {seconds:6.2f} s  {busy:6.2f} s busy  {memory:5.2f} GB peak")
 
 

@@ -84,6 +84,29 @@ def _rank_in(counts: Tensor, rank: int) -> tuple[int, int]:
     return counts.numel() - 1 - place, rank - before
 
 
+def weighted_sum(chunks: Sequence[Tensor], coefficients: Sequence[float]) -> Tensor:
+    """Σ c_i x_i of pieces, which it overwrites. What has the coefficient zero is left out: 1 · x + 0 · y is x, bit for bit."""
+    used = [(coefficient, chunk) for coefficient, chunk in zip(coefficients, chunks, strict=True) if coefficient]
+    total = used[0][1].mul_(used[0][0])
+    for coefficient, chunk in used[1:]:
+        total.add_(chunk.mul_(coefficient))
+    return total
+
+
+def total(piece: Tensor) -> float:
+    """The sum of a float64 piece, the same whatever the thread count: torch adds up to 2^15 values in one thread."""
+    return sum(float(block.sum()) for block in piece.split(1 << 14))
+
+
+def products(one: Tensor, other: Tensor) -> tuple[float, float, float]:
+    """(x·x, x·y, y·y) in float64, over whole tensors of one shape; with the tensors exchanged the same numbers, exchanged."""
+    sums = [0.0, 0.0, 0.0]
+    for x, y in pieces(one, other):
+        for place, product in enumerate((x * x, x * y, y * y)):
+            sums[place] += total(product)
+    return sums[0], sums[1], sums[2]
+
+
 def gram(*tensors: Tensor) -> list[list[float]]:
     """Inner products, in float64, of the first tensor and of each other's difference from it: row and column 0 are the first's.
 

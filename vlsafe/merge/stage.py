@@ -31,7 +31,7 @@ def run(method: MergeMethod, ctx: StageContext) -> None:
 
     method.check()
     sources = open_sources(method, ctx.parents)
-    weights = list(method.weights or [1.0] * len(sources.models))
+    weights = list(method.resolved(len(sources.models)).weights or ())
     method.check_weights(weights)
     outcomes = account(method, sources)
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from vlsafe.errors import ConfigError
-from vlsafe.merge.base import MergeMethod
+from vlsafe.merge.base import Interpolation
 from vlsafe.registry import register
 
 if TYPE_CHECKING:
@@ -21,8 +21,9 @@ if TYPE_CHECKING:
 
 @register("merge", "linear")
 @dataclass(frozen=True, kw_only=True)
-class Linear(MergeMethod):
-    """Weighted mean, or weighted sum without `normalize`. Weights may be negative (extrapolation) unless their sum is zero."""
+class Linear(Interpolation):
+    """Weighted mean, or weighted sum without `normalize`. Weights may be negative (extrapolation) unless their sum is zero;
+    for two models `t` says as much as the weights (1 − t, t)."""
 
     normalize: bool = True
 
@@ -32,15 +33,12 @@ class Linear(MergeMethod):
             raise ConfigError(f"merge.weights={list(weights)}: sum to zero, and normalize divides by that; set normalize=false")
 
     def merge(self, tensors: Sequence[Tensor], base: Tensor | None, weights: Sequence[float], name: str) -> Tensor:
-        from vlsafe.merge.numerics import elementwise, plain
+        from vlsafe.merge.numerics import elementwise, plain, weighted_sum
 
         shares = plain(weights) if self.normalize else list(weights)
-        used = [(share, tensor) for share, tensor in zip(shares, tensors, strict=True) if share]
 
         def weighted_mean(*chunks: Tensor) -> Tensor:
-            total = chunks[0].mul_(used[0][0])
-            for (share, _), chunk in zip(used[1:], chunks[1:], strict=True):
-                total.add_(chunk.mul_(share))
-            return total.div_(sum(shares)) if self.normalize else total
+            summed = weighted_sum(chunks, shares)
+            return summed.div_(sum(shares)) if self.normalize else summed
 
-        return elementwise(weighted_mean, *[tensor for _, tensor in used])
+        return elementwise(weighted_mean, *tensors)

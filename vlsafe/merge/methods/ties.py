@@ -20,8 +20,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Literal
 
-from vlsafe.errors import ConfigError
-from vlsafe.merge.base import Merge, MergeMethod, Stream
+from vlsafe.merge.base import Merge, MergeMethod, Stream, refuse_negative
 from vlsafe.registry import register
 from vlsafe.settings import Fraction, PositiveFloat
 
@@ -44,8 +43,7 @@ class Ties(MergeMethod):
 
     def check_weights(self, weights: Sequence[float]) -> None:
         super().check_weights(weights)
-        if min(weights) < 0:
-            raise ConfigError(f"merge.weights={list(weights)}: merge=ties elects signs by weight, so none may be negative")
+        refuse_negative(self, weights, "elects signs by weight")
 
     def prepare(self, stream: Stream, weights: Sequence[float]) -> Merge:
         if self.trim == "tensor" or self.density == 1:
@@ -75,38 +73,52 @@ class Ties(MergeMethod):
         import torch
         from torch.nn.functional import hardshrink
 
-        from vlsafe.merge.numerics import elementwise, plain
+        from vlsafe.merge.numerics import elementwise
 
-        shares = plain(weights) if self.normalize else list(weights)
-
+        elect_and_merge = election(weights, self.scale, self.normalize)
         # What is at or above the cut: `hardshrink` zeroes what is not above its argument.
         below = [float(torch.nextafter(torch.tensor(cut), torch.tensor(0.0))) for cut in cuts]
 
-        def elect_and_merge(start: Tensor, *models: Tensor) -> Tensor:
-            deltas = [_delta(model, start) for model in models]
-            kept = [
-                (hardshrink(delta, low) if cut else delta).double() for delta, low, cut in zip(deltas, below, cuts, strict=True)
-            ]
-            elected = torch.zeros_like(start)
-            for share, delta in zip(shares, kept, strict=True):
-                elected.add_(delta * share)
-            elected.sign_()
-            # Means of weights rather than of task vectors: where a single model agrees, it comes out exactly as it went in.
-            agreeing, total = torch.zeros_like(start), torch.zeros_like(start)
-            for share, delta, model in zip(shares, kept, models, strict=True):
-                agrees = (elected * delta).sign_().clamp_(min=0).mul_(share)
-                agreeing.add_(agrees)
-                total.add_(agrees.mul_(model))
-            if not self.normalize:
-                return total.sub_(agreeing.mul_(start)).mul_(self.scale).add_(start)
-            nobody = 1 - agreeing.sign()
-            mean = total.add_(nobody * start).div_(agreeing.add_(nobody))
-            return mean if self.scale == 1 else mean.mul_(self.scale).add_(start.mul_(1 - self.scale))
+        def trim_and_merge(start: Tensor, *models: Tensor) -> Tensor:
+            deltas = [delta_of(model, start) for model in models]
+            kept = [hardshrink(delta, low) if cut else delta for delta, low, cut in zip(deltas, below, cuts, strict=True)]
+            return elect_and_merge(start, models, kept)
 
-        return elementwise(elect_and_merge, base, *tensors)
+        return elementwise(trim_and_merge, base, *tensors)
 
 
-def _delta(model: Tensor, base: Tensor) -> Tensor:
+def election(
+    weights: Sequence[float], scale: float, normalize: bool
+) -> Callable[[Tensor, Sequence[Tensor], Sequence[Tensor]], Tensor]:
+    """TIES after the trimming, on pieces: (θ_0, the θ_i, the δ̂_i) -> θ. It overwrites θ_0."""
+    import torch
+
+    from vlsafe.merge.numerics import plain
+
+    shares = plain(weights) if normalize else list(weights)
+
+    def elect_and_merge(start: Tensor, models: Sequence[Tensor], kept: Sequence[Tensor]) -> Tensor:
+        kept = [delta.double() for delta in kept]
+        elected = torch.zeros_like(start)
+        for share, delta in zip(shares, kept, strict=True):
+            elected.add_(delta * share)
+        elected.sign_()
+        # Means of weights rather than of task vectors: where a single model agrees, it comes out exactly as it went in.
+        agreeing, total = torch.zeros_like(start), torch.zeros_like(start)
+        for share, delta, model in zip(shares, kept, models, strict=True):
+            agrees = (elected * delta).sign_().clamp_(min=0).mul_(share)
+            agreeing.add_(agrees)
+            total.add_(agrees.mul_(model))
+        if not normalize:
+            return total.sub_(agreeing.mul_(start)).mul_(scale).add_(start)
+        nobody = 1 - agreeing.sign()
+        mean = total.add_(nobody * start).div_(agreeing.add_(nobody))
+        return mean if scale == 1 else mean.mul_(scale).add_(start.mul_(1 - scale))
+
+    return elect_and_merge
+
+
+def delta_of(model: Tensor, base: Tensor) -> Tensor:
     """A piece of the task vector, which is trimmed and elects in float32 whatever the models' dtype."""
     return (model - base).float()
 
@@ -116,4 +128,4 @@ def _magnitudes(tensors: Sequence[Tensor], base: Tensor) -> Iterator[Sequence[Te
     from vlsafe.merge.numerics import pieces
 
     for start, *models in pieces(base, *tensors):
-        yield [_delta(model, start).abs_() for model in models]
+        yield [delta_of(model, start).abs_() for model in models]
