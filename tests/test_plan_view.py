@@ -159,11 +159,16 @@ def test_a_broken_manifest_is_one_line_for_every_command(
     assert f"merge/{KEY}  corrupt: manifest" in listed(store, 80, terminal=True)[1]
     assert main([*options, "verify"]) == 1
     assert "1 of 2 artifacts are as their manifests say" in capsys.readouterr().out
-    for command in (["show", KEY], ["export", KEY, str(tmp_path / "new")]):
-        with pytest.raises(CorruptArtifactError, match="is corrupt"):
-            main([*options, *command])
+    with pytest.raises(CorruptArtifactError, match="is corrupt"):
+        main([*options, "export", KEY, str(tmp_path / "new")])
     assert main([*options, "gc", "--yes"]) == 0
     assert list(store.artifacts()) == []
+
+
+def test_show_of_a_truncated_manifest_is_an_error_that_names_it(store: Store) -> None:
+    BROKEN[0](store.path("merge", KEY) / "manifest.json")
+    with pytest.raises(CorruptArtifactError, match=f"merge/{KEY} is corrupt"):
+        main(["--store", str(store.root), "show", KEY])
 
 
 def test_export_to_what_is_no_folder_says_what_to_do(store: Store, tmp_path: Path) -> None:

@@ -7,16 +7,21 @@ import json
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
+from rich.cells import cell_len
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from vlsafe.errors import CorruptArtifactError, StoreError
 from vlsafe.files import read_json
 from vlsafe.report.live import clock
-from vlsafe.report.text import printable
+from vlsafe.report.text import fit, printable, shorten, widen
 from vlsafe.stage import STAGE_KINDS
 from vlsafe.store import ArtifactId, Store
+
+GAP, LEAST = 2, 12
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -63,26 +68,44 @@ def find(store: Store, key: str) -> ArtifactId:
     raise StoreError(f"'{key}' fits {len(found)} artifacts: {', '.join(map(str, found[:4]))}; give more digits")
 
 
+def checked_manifest(store: Store, artifact: ArtifactId) -> dict[str, Any]:
+    """Raises `CorruptArtifactError` also for a manifest whose list of files is not one."""
+    manifest = store.manifest(artifact.stage, artifact.key)
+    for entry in manifest["files"].values():
+        if not isinstance(entry, dict) or not isinstance(entry.get("size"), int) or not isinstance(entry.get("sha256"), str):
+            raise CorruptArtifactError(artifact.stage, artifact.key, "manifest incomplete")
+    return manifest
+
+
 def list_artifacts(store: Store, stage: str | None, console: Console) -> int:
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    table.add_column("artifact", no_wrap=True)
-    table.add_column("what", no_wrap=True, overflow="ellipsis")
-    table.add_column("size", justify="right", no_wrap=True)
-    table.add_column("took", justify="right", no_wrap=True)
-    total = count = 0
+    """One line for each; `what` alone is shortened, and that on a terminal only."""
+    rows, styles = [("artifact", "what", "size", "took")], ["bold"]
+    total = 0
     for artifact in store.artifacts([stage] if stage else STAGE_KINDS):
-        count += 1
         try:
-            manifest = store.manifest(artifact.stage, artifact.key)
+            manifest = checked_manifest(store, artifact)
         except CorruptArtifactError as error:
-            table.add_row(str(artifact), f"corrupt: {error.reason}", "", "", style="red")
+            rows.append((str(artifact), f"corrupt: {error.reason}", "", ""))
+            styles.append("red")
             continue
         size = sum(f["size"] for f in manifest["files"].values())
         total += size
-        took = manifest.get("seconds")
-        table.add_row(str(artifact), printable(str(manifest.get("label", ""))), human(size), clock(took) if took else "")
+        seconds = manifest.get("seconds")
+        took = clock(seconds) if isinstance(seconds, int | float) and seconds else ""
+        rows.append((str(artifact), printable(str(manifest.get("label", ""))), human(size), took))
+        styles.append("")
+    sizes = [max(cell_len(row[i]) for row in rows) for i in range(4)]
+    fixed = sizes[0] + sizes[2] + sizes[3] + GAP * 3
+    widen(console, needed=fixed + sizes[1], whole=fixed + LEAST)
+    sizes[1] = min(sizes[1], console.width - fixed)
+    table = Table(box=None, pad_edge=False, show_header=False, padding=(0, GAP, 0, 0))
+    for i, size in enumerate(sizes):
+        table.add_column(width=size, no_wrap=True, justify="right" if i > 1 else "left")
+    for row, end, style in zip(rows, shorten([row[1] for row in rows], sizes[1]), styles, strict=True):
+        what = fit(row[1], sizes[1], left=True) if style == "red" else end
+        table.add_row(*(Text(text) for text in (row[0], what, *row[2:])), style=style)
     console.print(table)
-    console.print(f"{count} artifacts, {human(total)}")
+    console.print(f"{len(rows) - 1} artifacts, {human(total)}")
     return 0
 
 
@@ -91,6 +114,7 @@ def verify_artifacts(store: Store, key: str | None, console: Console) -> int:
     bad = 0
     for artifact in wanted:
         try:
+            checked_manifest(store, artifact)
             store.verify(artifact.stage, artifact.key)
         except CorruptArtifactError as error:
             bad += 1
@@ -128,7 +152,8 @@ def collect(store: Store, sweeps: Path, really: bool, console: Console) -> int:
         console.print(f"{'deleted' if really else 'would delete'} {path.relative_to(store.root)}", markup=False, soft_wrap=True)
         if really:
             shutil.rmtree(path, ignore_errors=True)
-    console.print(f"{'freed' if really else 'would free'} {human(freed)}; {len(kept)} artifacts belong to sweeps in {sweeps}")
+    done = "freed" if really else "would free"
+    console.print(f"{done} {human(freed)}; {len(kept)} artifacts belong to sweeps in {sweeps}", markup=False, soft_wrap=True)
     if not really and (unused or leftovers):
         console.print("add --yes to delete")
     return 0
@@ -136,10 +161,17 @@ def collect(store: Store, sweeps: Path, really: bool, console: Console) -> int:
 
 def export_artifact(store: Store, key: str, folder: Path, console: Console) -> int:
     artifact = find(store, key)
-    if folder.exists() and any(folder.iterdir()):
-        raise StoreError(f"{folder} is not empty: choose another folder")
+    if folder.exists() and not folder.is_dir():
+        raise StoreError(f"{folder} is a file: name a folder, which export makes")
+    checked_manifest(store, artifact)
     source = store.read(artifact.stage, artifact.key)
-    shutil.copytree(source, folder, dirs_exist_ok=True)
+    try:
+        if folder.exists() and any(folder.iterdir()):
+            raise StoreError(f"{folder} is not empty: choose another folder")
+        shutil.copytree(source, folder, dirs_exist_ok=True)
+    except OSError as error:  # with the causes of single files in a list where it is a shutil.Error
+        reason = error.strerror or "; ".join(dict.fromkeys(str(e[2]) for e in error.args[0]))
+        raise StoreError(f"{folder} can't be written ({reason}): choose another folder") from error
     console.print(f"copied {artifact} to {folder}", markup=False, soft_wrap=True)
     return 0
 

@@ -81,6 +81,7 @@ class Grid:
     columns: tuple[Column, ...]
     lines: tuple[Line, ...]
     notes: tuple[str, ...]  # legends that this table needs
+    execution: tuple[str, ...] = ()  # what '‡' stands for: a legend, then each difference; empty where no row has the mark
 
 
 Row = list[Scored]  # of one cell, role and judge
@@ -113,6 +114,7 @@ def arrange(scored: Iterable[Scored]) -> Grid:
         columns=columns,
         lines=tuple(lines),
         notes=_notes(lines),
+        execution=_execution(final),
     )
 
 
@@ -126,6 +128,11 @@ def _conditions(scored: Sequence[Scored]) -> tuple[str, ...]:
         for name, value in s.result.conditions.items():
             values.setdefault(name, {})[printable(plain(value))] = None
     return tuple(f"{printable(name)} {' or '.join(v)}" for name, v in values.items())
+
+
+def _execution(scored: Sequence[Scored]) -> tuple[str, ...]:
+    differences = dict.fromkeys(printable(difference) for s in scored for difference in s.result.execution)
+    return ("‡ trained otherwise than most", *differences) if differences else ()
 
 
 def _several_judges(scored: Sequence[Scored]) -> bool:
@@ -184,6 +191,7 @@ def _line(row: Row, varied: Sequence[str], columns: Sequence[Column], judged: bo
         labels[varied.index("merge")] += "†"
     elif first.collapsed:
         role += "†"
+    role += "‡" if first.execution else ""
     found = {(s.result.axis, s.result.benchmark): s for s in row}
     entries = tuple(_entry(found.get((c.axis, c.benchmark))) for c in columns)
     return Line((role, *labels, *([_judge(first)] if judged else [])), entries, first.final)

@@ -39,6 +39,8 @@ def render(grid: Grid) -> str:
         "",
         " · ".join(["↓ lower is better, ↑ higher is better", *(markdown(note) for note in grid.notes)]),
     ]
+    if grid.execution:
+        lines += ["", " · ".join(markdown(part) for part in grid.execution)]
     return "\n".join(lines) + "\n"
 
 

@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from vlsafe.errors import StoreError
 from vlsafe.execute.survey import Survey
 from vlsafe.files import write_atomic, write_json
 from vlsafe.plan import CellPlan, Plan
 from vlsafe.report.results import CellResult, Status, conditions
+from vlsafe.stage import TRAINING_KINDS
 from vlsafe.store import Store
 from vlsafe.sweep import Sweep
 
 THERE = ("exists", "done", "found")
+COMPARED_PACKAGES = ("torch", "transformers", "trl")
 
 
 def write_plan(sweep: Sweep, plan: Plan, found: Survey, states: Mapping[str, str]) -> None:
@@ -42,7 +47,8 @@ def cell_status(cell: CellPlan, states: Mapping[str, str]) -> str:
 
 
 def write_cells(sweep: Sweep, plan: Plan, states: Mapping[str, str], store: Store) -> None:
-    """cells.jsonl, and relative links into the store: `cells/<cell>/<role>`, `cells/<cell>/responses/<role>-<benchmark>`."""
+    """cells.jsonl, and relative links into the store: `cells/<cell>/<role>`, `cells/<cell>/responses/<role>-<benchmark>`.
+    Links of cells that are gone, or named otherwise since the sweep grew, are removed."""
     lines = []
     for cell in plan.cells:
         name = sweep.cell_name(cell.cell)
@@ -66,6 +72,22 @@ def write_cells(sweep: Sweep, plan: Plan, states: Mapping[str, str], store: Stor
             link(folder / "responses" / f"{e.role}-{e.benchmark}", store.root / responses, there=states[responses] in THERE)
             link(folder / "labels" / f"{e.role}-{e.benchmark}-{e.judge}", store.root / e.stage, there=states[e.stage] in THERE)
     write_atomic(sweep.folder / "cells.jsonl", "".join(line + "\n" for line in lines))
+    named = {sweep.cell_name(cell.cell) for cell in plan.cells}
+    with contextlib.suppress(FileNotFoundError):
+        for folder in sorted((sweep.folder / "cells").iterdir()):
+            if folder.name not in named and folder.is_dir() and not folder.is_symlink():
+                remove_links(folder)
+
+
+def remove_links(folder: Path) -> None:
+    """Symbolic links below `folder`, then folders that are empty: a real file and the folders above it stay."""
+    with contextlib.suppress(OSError):  # of rmdir, where something stays, or where another command was quicker
+        for path in list(folder.iterdir()):
+            if path.is_symlink():
+                path.unlink(missing_ok=True)
+            elif path.is_dir():
+                remove_links(path)
+        folder.rmdir()
 
 
 def link(path: Path, target: Path, there: bool) -> None:
@@ -81,9 +103,11 @@ def link(path: Path, target: Path, there: bool) -> None:
 def cell_results(sweep: Sweep, plan: Plan, states: Mapping[str, str], store: Store) -> list[CellResult]:
     """What results.csv has rows for, in the order of the cells."""
     results, said = [], dict[str, dict[str, str]]()
+    differs = differing_executions(plan, states, store)
     for planned in plan.cells:
         cell = planned.cell
         choices = {g: cell.choices[g] for g in ("model", "adaptation", "safety_tune", "merge")}
+        trained = {role: [d for id in lineage(plan, made) for d in differs.get(id, ())] for role, made in planned.roles.items()}
         for e in planned.evaluations:
             stage = plan.stages[e.stage]
             status = row_status(states[e.stage])
@@ -97,7 +121,7 @@ def cell_results(sweep: Sweep, plan: Plan, states: Mapping[str, str], store: Sto
                     benchmark=e.benchmark, judge=e.judge, judge_version=e.judge_version, key=stage.key,
                     labels=store.read(stage.kind, stage.key) if status == "done" else None,
                     swept={axis: cell.value(axis) for axis in sweep.extra_axes}, collapsed=planned.collapsed,
-                    conditions=said.get(responses, {}),
+                    conditions=said.get(responses, {}), execution=tuple(dict.fromkeys(trained[e.role])),
                 )
             )  # fmt: skip
     return results
@@ -107,3 +131,46 @@ def row_status(state: str) -> Status:
     if state in THERE:
         return "done"
     return "failed" if state == "failed" else "skipped" if state == "skipped" else "missing"
+
+
+def lineage(plan: Plan, id: str) -> Iterator[str]:
+    """A stage and all that it was made from, parents after children, each once."""
+    todo, seen = [id], set[str]()
+    while todo:
+        at = todo.pop(0)
+        if at not in seen:
+            seen.add(at)
+            yield at
+            todo.extend(plan.stages[at].parents.values())
+
+
+def differing_executions(plan: Plan, states: Mapping[str, str], store: Store) -> dict[str, tuple[str, ...]]:
+    """For each training stage that ran otherwise than most stages of its kind: in what, as `safety_tune: threads 2, most 1`.
+
+    Kinds are not compared with each other: an adaptation has more threads than a tuning by default. What a manifest does not
+    say is not compared, and of two values that are equally many the one that the plan names first is taken as most.
+    """
+    made: dict[str, dict[str, str]] = {}
+    for id, stage in plan.stages.items():
+        if stage.kind in TRAINING_KINDS and states[id] in THERE:
+            with contextlib.suppress(StoreError):
+                made[id] = how_made(store.manifest(stage.kind, stage.key))
+    counts: dict[tuple[str, str], Counter[str]] = {}
+    for id, said in made.items():
+        for aspect, value in said.items():
+            counts.setdefault((plan.stages[id].kind, aspect), Counter())[value] += 1
+    most = {at: values.most_common(1)[0][0] for at, values in counts.items()}
+    differs: dict[str, tuple[str, ...]] = {}
+    for id, said in made.items():
+        kind = plan.stages[id].kind
+        differs[id] = tuple(f"{kind}: {a} {v}, most {most[kind, a]}" for a, v in said.items() if v != most[kind, a])
+    return differs
+
+
+def how_made(manifest: Mapping[str, Any]) -> dict[str, str]:
+    """What of a training's execution is compared between cells: it is in no key, and can move a result by a little."""
+    execution, environment = manifest.get("execution") or {}, manifest.get("environment") or {}
+    packages = environment.get("packages") or {}
+    said = {"threads": execution.get("threads"), "device": execution.get("device")}
+    said |= {name: packages.get(name) for name in COMPARED_PACKAGES}
+    return {aspect: str(value) for aspect, value in said.items() if value is not None}

@@ -48,6 +48,7 @@ class CellResult:
     swept: Mapping[str, Any] = field(default_factory=dict)
     collapsed: bool = False
     conditions: Mapping[str, Any] = field(default_factory=dict)  # template, decoding, text_image, ...: what tables say beside
+    execution: tuple[str, ...] = ()  # in what the role's model was trained otherwise than most of the sweep: threads, ...
     step: int | None = None  # of a training checkpoint; None is the end
 
 

@@ -61,7 +61,8 @@ def render(grid: Grid, width: int) -> list[Text]:
     lines += [Text(part, style="dim") for part in _wrap(_facts(grid, style), width)]
     for part in parts:
         lines += [Text(""), *_block(grid, part, style, width)]
-    return [*lines, Text(""), *(Text(part, style="dim") for part in _wrap(_legend(grid), width))]
+    legend = [*_wrap(_legend(grid), width), *_wrap(grid.execution, width)]
+    return [*lines, Text(""), *(Text(part, style="dim") for part in legend)]
 
 
 def _legend(grid: Grid) -> list[str]:
