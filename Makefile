@@ -28,8 +28,8 @@ demo: setup ## Run the study on the microworld: adaptation x safety tuning x mer
 plan: setup ## Show what `make demo` would run
 	$(BIN)/python launch/plan.py +experiment=demo
 
-test: setup ## Run the tests, on two cores
-	GOMP_SPINCOUNT=2000 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+test: setup ## Run the tests
+	GOMP_SPINCOUNT=2000 $(BIN)/python -m pytest
 
 check: setup ## Lint, formatting and types
 	$(BIN)/ruff check vlsafe launch tests

@@ -17,11 +17,6 @@ TINY = (TINY_CONF, "+experiment=tiny")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """What takes longest starts first, so that two workers end together."""
-    items.sort(key=lambda item: 0 if "test_directions" in item.nodeid else 1 if "test_interrupt" in item.nodeid else 2)
-
-
 @pytest.fixture
 def grid() -> Iterator[Callable[..., object]]:
     """`grid("safety_tune=none,sft", "merge=ties")`: the cells that the command would have."""

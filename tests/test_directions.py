@@ -15,7 +15,9 @@ Rates = dict[tuple[str, str], tuple[float, float, float]]
 def rates(tmp_path_factory: pytest.TempPathFactory) -> Rates:
     """(role, benchmark) → value and interval of its headline metric, of the default recipe with its default seeds."""
     launch = Launch(tmp_path_factory.mktemp("directions") / "outputs")
-    done = launch.run("train.py", "safety_tune=sft", "merge=none", f"outputs={launch.outputs}", "sweep=directions")
+    done = launch.run(
+        "train.py", "safety_tune=sft", "merge=none", f"outputs={launch.outputs}", "sweep=directions", "eval.limit=150"
+    )
     assert done.returncode == 0, done.stdout + done.stderr
     with (launch.outputs / "sweeps" / "directions" / "results.csv").open(newline="") as handle:
         rows = [row for row in csv.DictReader(handle) if row["metric"] in ("asr", "refusal_rate", "accuracy")]
