@@ -133,6 +133,35 @@ def test_what_cannot_be_is_said_at_planning() -> None:
     with pytest.raises(ConfigError, match=r"adaptation.projector.stepz: unknown setting; did you mean 'steps'"):
         make("adaptation", {**LLAVA, "projector": {**STEPS, "stepz": 1}})
     make("safety_tune", {**SFT, "order": "joint"}).check()
+    for trainable in (["language_model"], ["projector"], ["language_model", "projector", "vision_tower"]):
+        with pytest.raises(
+            ConfigError, match=r"joint training trains what .* set \[language_model, projector\], or .*order=after"
+        ):
+            make("safety_tune", {**SFT, "order": "joint", "trainable": trainable}).check()
+
+
+@pytest.mark.parametrize("settings", [SFT, DPO])
+def test_without_pictures_only_the_language_model_can_be_tuned(settings: Any) -> None:
+    for trainable in (["projector"], ["language_model", "vision_tower"]):
+        tuning = make("safety_tune", {**settings, "trainable": trainable})
+        tuning.check()  # after adaptation there are pictures
+        with pytest.raises(ConfigError, match=r"without it, there are no pictures.*; set \[language_model\] or"):
+            tuning.check_text_only()
+    for trainable in (["language_model"], ["projector", "language_model"]):
+        make("safety_tune", {**settings, "trainable": trainable}).check_text_only()
+    make("safety_tune", {"name": "none"}).check_text_only()
+
+
+def test_the_key_of_a_joint_training_has_what_changes_it() -> None:
+    def spec(**other: Any) -> dict[str, Any]:
+        found: dict[str, Any] = make("safety_tune", {**SFT, "order": "joint", **other}).joint_spec()
+        return found
+
+    assert spec() == {"name": "sft", "rows": 32, "helpful": 0.25, "seed": 0}
+    assert spec() == spec(optimization={"steps": 8, "batch_size": 4, "learning_rate": 9.0, "weight_decay": 0.1})
+    assert spec() != spec(optimization={**STEPS, "steps": 5})
+    assert spec() != spec(helpful=0.5)
+    assert spec() != spec(seed=1)
 
 
 def test_data_without_text_rows_is_refused_for_text_only(parent: Path, tmp_path: Path) -> None:

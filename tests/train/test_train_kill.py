@@ -9,13 +9,15 @@ import random
 import signal
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 import train_killed as killed
 import train_tiny as tiny
 
 from vlsafe.errors import StageInterrupted
-from vlsafe.train.checkpoint import newest
+from vlsafe.files import read_json
+from vlsafe.train.checkpoint import newest, seal
 
 FORKS = multiprocessing.get_context("forkserver")
 FORKS.set_forkserver_preload(["vlsafe.execute.preload"])
@@ -86,7 +88,7 @@ def test_a_torn_checkpoint_does_not_count(parent: Path, undisturbed: dict[str, s
     folder = tmp_path / "work" / "0-pairs"
     checkpoint = newest(folder)
     assert checkpoint is not None
-    torn = checkpoint.with_name("checkpoint-9")
+    torn = checkpoint.path.with_name("checkpoint-9")
     torn.mkdir()
     (torn / "model.safetensors").write_bytes(b"half of a fi")
     (torn / "complete.json").write_text('{"model.safetensors": 4096}')
@@ -98,8 +100,11 @@ def test_a_torn_checkpoint_does_not_count(parent: Path, undisturbed: dict[str, s
     ("method", "stop_after", "damaged"),
     [
         ("sft", 2, "0-*/checkpoint-*/model.safetensors"),
-        ("sft", 2, "0-*/checkpoint-*/optimizer.pt"),
+        ("sft", 8, "1-*/checkpoint-*/optimizer.pt"),
+        ("sft", 2, "0-*/checkpoint-*/log.jsonl"),
+        ("sft", 2, "0-*/checkpoint-*/complete.json"),
         ("sft", 8, "0-*/final.safetensors"),
+        ("sft", 8, "0-*/done.json"),
         ("dpo", 2, "0-*/reference.safetensors"),
     ],
 )
@@ -115,8 +120,51 @@ def test_a_damaged_checkpoint_is_not_resumed_from(
     with pytest.raises(StageInterrupted):
         killed.train(method, parent, tmp_path, checkpoint_seconds=0.0, stop_after=stop_after)
     [file] = (tmp_path / "work").glob(damaged)
+    flip_a_bit(file)
+    assert "damaged" not in capfd.readouterr().err
+    assert killed.train(method, parent, tmp_path) == undisturbed[method]
+    assert f"{file.parent}: damaged since it was written, so dropped: {file.name}" in capfd.readouterr().err
+
+
+def flip_a_bit(file: Path) -> None:
     content = bytearray(file.read_bytes())
     content[len(content) // 2] ^= 1
     file.write_bytes(content)
-    assert killed.train(method, parent, tmp_path) == undisturbed[method]
-    assert "is damaged" in capfd.readouterr().err
+
+
+def test_an_older_checkpoint_serves_where_the_newest_is_damaged(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    for step in (9, 10):  # where the process died before the older one was removed
+        checkpoint = tmp_path / f"part-{step}" / f"checkpoint-{step}"
+        checkpoint.mkdir(parents=True)
+        (checkpoint / "model.safetensors").write_bytes(bytes(100))
+        seal(checkpoint, seconds=float(step))
+        checkpoint.rename(tmp_path / checkpoint.name)
+    assert newest(tmp_path) == (tmp_path / "checkpoint-10", 10, 10.0)
+    flip_a_bit(tmp_path / "checkpoint-10" / "model.safetensors")
+    assert newest(tmp_path) == (tmp_path / "checkpoint-9", 9, 9.0)
+    assert "checkpoint-10: damaged since it was written, so dropped: model.safetensors" in capfd.readouterr().err
+    assert not (tmp_path / "checkpoint-10").exists()
+    flip_a_bit(tmp_path / "checkpoint-9" / "complete.json")
+    assert newest(tmp_path) is None
+
+
+def test_a_stage_knows_how_long_earlier_tries_worked_on_it(parent: Path, undisturbed: dict[str, str], tmp_path: Path) -> None:
+    def attempt(stop_after: int | None = None) -> tuple[float, float]:
+        """Seconds of earlier tries, as the stage says, and of this one, by the clock."""
+        facts: dict[str, Any] = {}
+        began = time.monotonic()
+        if stop_after is None:
+            assert killed.train("sft", parent, tmp_path, facts=facts) == undisturbed["sft"]
+        else:
+            with pytest.raises(StageInterrupted):
+                killed.train("sft", parent, tmp_path, stop_after=stop_after, facts=facts)
+        return facts["earlier_seconds"], time.monotonic() - began
+
+    spent = 0.0
+    for stop_after in (3, 8, 10, None):  # in the first phase, twice in the second, never
+        earlier, seconds = attempt(stop_after)
+        assert 0.5 * spent <= earlier <= spent, "each try ends with a checkpoint"
+        spent += seconds
+    [checkpoint] = (tmp_path / "work").glob("1-*/checkpoint-*")
+    flip_a_bit(checkpoint / "optimizer.pt")
+    assert attempt()[0] == read_json(tmp_path / "work" / "0-projector" / "done.json")["seconds"], "dropped work is not counted"

@@ -38,8 +38,16 @@ def weights(model: Any) -> str:
     return found.hexdigest()
 
 
-def train(method: str, parent: Path, folder: Path, checkpoint_seconds: float = 0.0, stop_after: int | None = None) -> str:
-    """Run or go on with the stage in `folder`; with `stop_after`, ask it to stop when that many steps are reported."""
+def train(
+    method: str,
+    parent: Path,
+    folder: Path,
+    checkpoint_seconds: float = 0.0,
+    stop_after: int | None = None,
+    facts: dict[str, Any] | None = None,
+) -> str:
+    """Run or go on with the stage in `folder`; with `stop_after`, ask it to stop when that many steps are reported. `facts` is
+    filled with the stage's."""
     import torch
 
     from vlsafe.model.load import load_model, load_processor
@@ -56,6 +64,7 @@ def train(method: str, parent: Path, folder: Path, checkpoint_seconds: float = 0
         execution=Execution(device="cpu", checkpoint_seconds=checkpoint_seconds),
         progress=progress,
         should_stop=lambda: stop_after is not None and seen[0] >= stop_after,
+        facts={} if facts is None else facts,
     )
     model, _ = run_phases(lambda: (load_model(parent, "cpu"), load_processor(parent)), phases(method), ctx)
     return weights(model)
@@ -69,10 +78,10 @@ def child(method: str, parent: Path, folder: Path, torn_at: int | None = None) -
 
         seal = watch.seal
 
-        def dying(checkpoint: Path) -> None:
+        def dying(checkpoint: Path, seconds: float) -> None:
             if checkpoint.name == f"checkpoint-{torn_at}":
                 os.kill(os.getpid(), signal.SIGKILL)
-            seal(checkpoint)
+            seal(checkpoint, seconds)
 
         watch.seal = dying
     found = train(method, parent, folder)

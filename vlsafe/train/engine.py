@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import resource
-import shutil
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -16,10 +15,9 @@ from typing import Any, Literal
 from vlsafe.data.collate import Collator, Encoder
 from vlsafe.data.order import batches
 from vlsafe.errors import StageInterrupted
-from vlsafe.files import read_json, sync_folder, write_json
 from vlsafe.model.load import quiet, template_hash
 from vlsafe.stage import StageContext
-from vlsafe.train.checkpoint import intact, newest, note_hash, read_log, sync_file, write_log
+from vlsafe.train.checkpoint import Checkpoint, finished_phases, mark, newest, read_log, write_log
 from vlsafe.train.checks import check_image_tokens, check_supervised, check_vocabulary
 from vlsafe.train.optimization import Optimization
 from vlsafe.train.parts import check_changes, check_trainable, fingerprints, freeze_all_but
@@ -47,36 +45,40 @@ def run_phases(load: Callable[[], tuple[Any, Any]], phases: Sequence[Phase], ctx
 
     Raises `CheckError` where training would compute something silently wrong, `StageInterrupted` when `ctx.should_stop()`;
     the same call then goes on from the last checkpoint in `ctx.work`, to the same bits as if it had never stopped.
+    `ctx.facts["earlier_seconds"]` is what earlier tries spent until that checkpoint.
     """
+    began = time.monotonic()
     model, processor = load()
     ctx.facts["template_hash"] = template_hash(processor)
     folders = [ctx.work / f"{i}-{phase.name}" for i, phase in enumerate(phases)]
-    finished = 0
-    while finished < len(phases) and (folders[finished] / "done.json").exists():
-        finished += 1
-    if finished and not intact(folders[finished - 1] / "final.safetensors"):
-        # What later phases began from, and their checkpoints, can't be had again from it: the damaged phase runs anew.
-        finished = 0
-        for folder in folders:
-            shutil.rmtree(folder, ignore_errors=True)
-    if finished:
+    marks = finished_phases(folders)
+    finished = len(marks)
+    if marks:
         from vlsafe.train.trainers import load_weights
 
         load_weights(model, folders[finished - 1] / "final.safetensors")
-    facts = {phase.name: read_json(folder / "done.json") for phase, folder in zip(phases[:finished], folders, strict=False)}
+    ctx.facts["earlier_seconds"] = marks[-1]["seconds"] if marks else 0.0
+    facts = {phase.name: done["facts"] for phase, done in zip(phases[:finished], marks, strict=True)}
+
+    def elapsed() -> float:
+        return round(float(ctx.facts["earlier_seconds"]) + time.monotonic() - began, 3)
+
     total = sum(phase.optimization.steps for phase in phases)
     done = sum(phase.optimization.steps for phase in phases[:finished])
     for phase, folder in list(zip(phases, folders, strict=True))[finished:]:
         folder.mkdir(parents=True, exist_ok=True)
+        checkpoint = newest(folder)
+        if checkpoint is not None:
+            ctx.facts["earlier_seconds"] = checkpoint.seconds
         offset = done
 
         def tell(step: int, note: str, offset: int = offset) -> None:
             ctx.progress(offset + step, total, note)
 
-        facts[phase.name] = run_phase(model, processor, phase, folder, ctx, tell)
+        facts[phase.name] = run_phase(model, processor, phase, folder, checkpoint, ctx, tell, elapsed)
         done += phase.optimization.steps
         if phase is not phases[-1]:  # the last one's weights are what the stage publishes
-            keep(model, facts[phase.name], folder)
+            keep(model, facts[phase.name], folder, elapsed())
     ctx.facts["phases"] = facts
     ctx.facts["peak_memory_mb"] = round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
     collect_logs(phases, folders, ctx.out / "train_log.jsonl")
@@ -84,9 +86,16 @@ def run_phases(load: Callable[[], tuple[Any, Any]], phases: Sequence[Phase], ctx
 
 
 def run_phase(
-    model: Any, processor: Any, phase: Phase, folder: Path, ctx: StageContext, tell: Callable[[int, str], None]
+    model: Any,
+    processor: Any,
+    phase: Phase,
+    folder: Path,
+    checkpoint: Checkpoint | None,
+    ctx: StageContext,
+    tell: Callable[[int, str], None],
+    elapsed: Callable[[], float],
 ) -> dict[str, Any]:
-    """Train `model` in place; returns the phase's facts."""
+    """Train `model` in place, from `checkpoint` on; returns the phase's facts. `elapsed`: seconds spent on the stage."""
     from vlsafe.train.trainers import make_trainer
     from vlsafe.train.watch import Watch
 
@@ -109,11 +118,9 @@ def run_phase(
     order = batches([e.pictures > 0 for e in encoded.examples], setting.batch_size, setting.steps, phase.seed)
 
     before = fingerprints(model)
-    checkpoint = newest(folder)
-    reached = int(checkpoint.name.rpartition("-")[2]) if checkpoint else 0
-    lines = read_log(folder / "log.jsonl", reached)
+    lines = read_log(checkpoint.path / "log.jsonl") if checkpoint else []
     write_log(folder / "log.jsonl", lines)
-    watch = Watch(phase.name, setting.steps, folder, ctx, lines, tell)
+    watch = Watch(phase.name, setting.steps, folder, ctx, lines, tell, elapsed)
     collator = Collator(encoder, encoded.examples, rows)
     ready = time.monotonic()
     with quiet(), same_config(model):
@@ -123,7 +130,7 @@ def run_phase(
         trainer.report = watch.report
         trainer.before_first_step = lambda t: check_trainable(t.model, t.optimizer, phase.trainable, phase.name)
         try:
-            trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+            trainer.train(resume_from_checkpoint=str(checkpoint.path) if checkpoint else None)
         finally:
             model.__dict__.pop("forward", None)  # TRL's head, or ours in its place
             model.zero_grad(set_to_none=True)
@@ -154,7 +161,7 @@ def run_phase(
         "image_features": features,
         "trainable_parameters": parameters,
         "changed_tensors": changed,
-        "resumed_from_step": reached,
+        "resumed_from_step": checkpoint.step if checkpoint else 0,
         "loss_curve": curve(lines),
     }
 
@@ -172,16 +179,14 @@ def same_config(model: Any) -> Iterator[None]:
             vars(config).update(values)
 
 
-def keep(model: Any, facts: dict[str, Any], folder: Path) -> None:
+def keep(model: Any, facts: dict[str, Any], folder: Path, seconds: float) -> None:
     """A finished phase: its weights, then the marker that they count, then its checkpoints go."""
+    import shutil
+
     from vlsafe.train.trainers import save_weights
 
     save_weights(model.state_dict(), folder / "final.safetensors")
-    sync_file(folder / "final.safetensors")
-    note_hash(folder / "final.safetensors")
-    sync_folder(folder)
-    write_json(folder / "done.json", facts)
-    sync_folder(folder)
+    mark(folder / "done.json", ["final.safetensors", "log.jsonl"], seconds=seconds, facts=facts)
     for checkpoint in folder.glob("checkpoint-*"):
         shutil.rmtree(checkpoint, ignore_errors=True)
 
@@ -198,5 +203,5 @@ def collect_logs(phases: Sequence[Phase], folders: Sequence[Path], out: Path) ->
     out.parent.mkdir(parents=True, exist_ok=True)
     with out.open("w", encoding="utf-8") as log:
         for phase, folder in zip(phases, folders, strict=True):
-            for line in read_log(folder / "log.jsonl", phase.optimization.steps):
+            for line in read_log(folder / "log.jsonl"):
                 log.write(json.dumps({"phase": phase.name, **line}) + "\n")

@@ -20,7 +20,7 @@ from trl import DPOConfig, DPOTrainer, SFTConfig, SFTTrainer
 from trl.trainer.utils import FusedCausalLMOutput
 
 from vlsafe.errors import CheckError
-from vlsafe.train.checkpoint import intact, note_hash, sync_file
+from vlsafe.train.checkpoint import mark, verified
 from vlsafe.train.optimization import Optimization
 
 WEIGHTS = "model.safetensors"
@@ -165,7 +165,8 @@ class Preference(Exact, DPOTrainer):  # type: ignore[misc]
 
     def _precompute_ref_logps(self, dataset: Any, name: str, batch_size: int) -> Any:
         use_light_head(self.model)
-        if not intact(self._reference_file):
+        marker = self._reference_file.with_suffix(".json")
+        if verified(marker) is None:
             rows = []
             self.model.eval()
             for start in range(0, len(dataset), batch_size):
@@ -173,11 +174,8 @@ class Preference(Exact, DPOTrainer):  # type: ignore[misc]
                 features = [dataset[i] for i in range(start, min(start + batch_size, len(dataset)))]
                 inputs = self._prepare_inputs(self.data_collator(features))
                 rows.append(torch.stack(self.compute_ref_log_probs(self.model, inputs), dim=1).float().cpu())
-            part = self._reference_file.with_suffix(".part")
-            save_file({"log_probs": torch.cat(rows)}, part)
-            sync_file(part)
-            part.replace(self._reference_file)
-            note_hash(self._reference_file)
+            save_file({"log_probs": torch.cat(rows)}, self._reference_file)
+            mark(marker, [self._reference_file.name])
         values = load_file(self._reference_file)["log_probs"]
         return dataset.add_column("ref_chosen_logps", values[:, 0].tolist()).add_column(
             "ref_rejected_logps", values[:, 1].tolist()

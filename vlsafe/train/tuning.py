@@ -130,12 +130,12 @@ class Preference(SafetyTune):
         check_text_only(self.trainable)
 
     def check(self) -> None:
-        check_tuning(self.trainable, self.order)
         if self.order == "joint":
             raise ConfigError(
                 "safety_tune.order=joint: preference pairs can't be mixed with the adaptation's instructions;"
                 " set safety_tune=sft, or safety_tune.order=after or before"
             )
+        check_tuning(self.trainable, self.order)
 
     def run(
         self, data: TrainingData, ctx: StageContext, *, text_only: bool = False, adaptation: Adaptation | None = None

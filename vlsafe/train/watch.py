@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import Any
 from transformers import TrainerCallback
 
 from vlsafe.stage import StageContext
-from vlsafe.train.checkpoint import seal, sync_file
+from vlsafe.train.checkpoint import seal
 from vlsafe.train.checks import check_finite
 
 FLUSH_SECONDS = 0.4  # reading losses makes a GPU wait, and nobody reads faster
@@ -28,8 +29,10 @@ class Watch(TrainerCallback):  # type: ignore[misc]
         ctx: StageContext,
         lines: list[dict[str, Any]],
         tell: Callable[[int, str], None],
+        elapsed: Callable[[], float],
     ) -> None:
         self.where, self.steps, self.folder, self.ctx, self.lines, self.tell = where, steps, folder, ctx, lines, tell
+        self.elapsed = elapsed
         self.before = lines[-1]["seconds"] if lines else 0.0
         self.pending: list[tuple[int, Any, Any, float, int, dict[str, float], float]] = []
         self.interrupted = False
@@ -52,9 +55,9 @@ class Watch(TrainerCallback):  # type: ignore[misc]
             self.flush(now)
 
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        if (self.folder / "log.jsonl").exists():
-            sync_file(self.folder / "log.jsonl")
-        seal(self.folder / f"checkpoint-{state.global_step}")
+        checkpoint = self.folder / f"checkpoint-{state.global_step}"
+        shutil.copyfile(self.folder / "log.jsonl", checkpoint / "log.jsonl")  # which `on_step_end` has just brought up to date
+        seal(checkpoint, self.elapsed())
         self.saved = time.monotonic()
 
     def flush(self, now: float) -> None:
