@@ -69,6 +69,7 @@ def test_what_a_dead_try_had_in_work_is_handed_on(tmp_path: Path) -> None:
         (lambda f: (f / "manifest.json").write_text("{"), "manifest unreadable"),
         (lambda f: (f / "manifest.json").unlink(), "manifest unreadable"),
         (lambda f: write_json(f / "manifest.json", {"key": "other", "files": {}}), "manifest of another artifact"),
+        (lambda f: write_json(f / "manifest.json", {"key": KEY, "files": {"a": None}}), "its manifest says nothing of a"),
     ],
 )
 def test_damage_is_seen_when_planning(tmp_path: Path, damage: object, reason: str) -> None:

@@ -93,6 +93,8 @@ class Store:
         if version is not None and manifest.get("version") != version:
             raise CorruptArtifactError(stage, key, f"made by schema version {manifest.get('version')}, not {version}")
         for name, entry in manifest["files"].items():
+            if not isinstance(entry, dict) or not {"size", "sha256"} <= set(entry):
+                raise CorruptArtifactError(stage, key, f"its manifest says nothing of {name}")
             try:
                 size = (self.path(stage, key) / name).stat().st_size
             except OSError:
