@@ -79,10 +79,13 @@ def kept_tower(settings: Microworld, ctx: StageContext, later_steps: int) -> Any
     from transformers import CLIPVisionModel
 
     from vlsafe.microworld.tower import tower_config, train_tower
+    from vlsafe.train.checkpoint import mark, verified
 
     config = tower_config(settings.tower_width, settings.tower_layers, settings.tower_heads)
-    done = ctx.work / "tower.safetensors"
-    if done.exists():
+    done, marker = ctx.work / "tower.safetensors", ctx.work / "tower.json"
+    kept = verified(marker)
+    if kept is not None:
+        ctx.facts["tower"] = kept["facts"]
         with torch.random.fork_rng(devices=[]):
             tower = CLIPVisionModel(config)
         tower.load_state_dict(load_file(done))
@@ -98,8 +101,7 @@ def kept_tower(settings: Microworld, ctx: StageContext, later_steps: int) -> Any
         lambda step, loss: ctx.progress(step, training.steps + later_steps, f"vision tower: loss {loss:.3f}"),
     )
     ctx.work.mkdir(parents=True, exist_ok=True)
-    half = done.with_suffix(".half")
-    save_file(tower.state_dict(), half)
-    half.rename(done)
+    save_file(tower.state_dict(), done)
     ctx.facts["tower"] = {"steps": training.steps, "final_loss": sum(losses[-10:]) / len(losses[-10:])}
+    mark(marker, [done.name], facts=ctx.facts["tower"])
     return tower
