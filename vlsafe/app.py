@@ -32,7 +32,7 @@ from vlsafe.sweep import Sweep, check_name, default_name, load_sweep, open_sweep
 Action = Literal["train", "plan"]
 FULL = (errno.ENOSPC, errno.EDQUOT)
 PLACE_ERRORS = (*FULL, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.ENOENT, errno.EEXIST, errno.EISDIR)
-BAD_INPUT, STAGE_FAILED, STOPPED, BUG = 2, 1, 130, 70
+BAD_INPUT, STOPPED, BUG = 2, 130, 70
 
 
 def main(action: Action, conf: Path) -> None:
@@ -138,10 +138,6 @@ def check_not_swept(swept: Sequence[str]) -> None:
             raise ConfigError(f"{name}: one command has one value of it; only what changes results can be swept")
 
 
-def executor_of(plan: Plan, found: Survey, store: Store, folder: Path, settings: RunSettings) -> Executor:
-    return Executor(plan, store, folder, settings, found)
-
-
 def wall(executor: Executor, seconds: Mapping[str, float | None]) -> float | None:
     """None while some stage has no estimate."""
     known = {id: s for id, s in seconds.items() if s is not None}
@@ -153,7 +149,7 @@ def wall(executor: Executor, seconds: Mapping[str, float | None]) -> float | Non
 def show_plan(plan: Plan, found: Survey, store: Store, folder: Path, settings: RunSettings, console: Console) -> None:
     from vlsafe.report.plan_view import plan_table, summary
 
-    executor = executor_of(plan, found, store, folder, settings)
+    executor = Executor(plan, store, folder, settings, found)
     console.print(plan_table(plan, found, console, {id: executor.threads(s) for id, s in plan.stages.items()}))
     for note in found.notes:
         console.print(note, style="yellow", markup=False, soft_wrap=True)
@@ -163,11 +159,12 @@ def show_plan(plan: Plan, found: Survey, store: Store, folder: Path, settings: R
 def execute(
     sweep: Sweep, plan: Plan, found: Survey, store: Store, settings: RunSettings, console: Console, began: float
 ) -> int:
+    from vlsafe.report.final import print_report
     from vlsafe.report.live import View
     from vlsafe.report.outputs import THERE, write_cells, write_plan
     from vlsafe.report.plan_view import summary
 
-    executor = executor_of(plan, found, store, sweep.folder, settings)
+    executor = Executor(plan, store, sweep.folder, settings, found)
     if found.to_run:
         executor.pool.warm_up()
     states = {id: "pending" if id in found.to_run else "exists" for id in plan.stages}
@@ -191,7 +188,7 @@ def execute(
         states |= {id: "found" for id in plan.stages if id not in now.to_run and states[id] not in THERE}
         write_plan(sweep, plan, now, states)
     write_cells(sweep, plan, states, store)
-    return report(sweep, plan, store, states, outcome, console, began)
+    return print_report(sweep, plan, store, states, outcome, console, time.monotonic() - began)
 
 
 def time_left(executor: Executor) -> Callable[[Mapping[str, Any]], TimeLeft]:
@@ -224,11 +221,3 @@ def time_left(executor: Executor) -> Callable[[Mapping[str, Any]], TimeLeft]:
         return TimeLeft(wall, complete)
 
     return left
-
-
-def report(
-    sweep: Sweep, plan: Plan, store: Store, states: Mapping[str, str], outcome: Outcome, console: Console, began: float
-) -> int:
-    from vlsafe.report.final import print_report
-
-    return print_report(sweep, plan, store, states, outcome, console, time.monotonic() - began)

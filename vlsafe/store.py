@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from vlsafe.errors import CorruptArtifactError, StoreError
-from vlsafe.files import files_below, read_json, sha256, sync_folder, write_json
+from vlsafe.files import files_below, read_json, sha256, sync, write_json
 from vlsafe.lock import Lease
 from vlsafe.stage import STAGE_KINDS
 
@@ -179,7 +179,7 @@ class Store:
                 os.fsync(handle.fileno())
             files[name.as_posix()] = {"size": (scratch / name).stat().st_size, "sha256": sha256(scratch / name)}
         write_json(scratch / MANIFEST, {"stage": stage, "key": key, **manifest, "files": files})
-        sync_folder(scratch)
+        sync(scratch)
         target = self.path(stage, key)
         target.parent.mkdir(parents=True, exist_ok=True)
         try:
@@ -190,7 +190,7 @@ class Store:
             shutil.rmtree(scratch, ignore_errors=True)
             shutil.rmtree(aside, ignore_errors=True)
             return False
-        sync_folder(target.parent)
+        sync(target.parent)
         shutil.rmtree(aside, ignore_errors=True)
         return True
 

@@ -13,14 +13,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shutil
 import sys
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from vlsafe.files import files_below, read_json, sha256, sync_folder, write_json
+from vlsafe.files import files_below, read_json, sha256, sync, write_json
 
 MARKER = "complete.json"
 
@@ -35,12 +34,12 @@ def mark(marker: Path, names: Iterable[str], **more: Any) -> None:
     """Make the files `names` beside `marker` count: they reach the disk, then the marker with their sha256 and `more`."""
     sums = {}
     for name in names:
-        sync_file(marker.parent / name)
+        sync(marker.parent / name)
         sums[name] = sha256(marker.parent / name)
-    sync_folder(marker.parent)
+    sync(marker.parent)
     content = {"sha256": sums, **more}
     write_json(marker, {**content, "itself": digest(content)})
-    sync_folder(marker.parent)
+    sync(marker.parent)
 
 
 def verified(marker: Path) -> dict[str, Any] | None:
@@ -68,7 +67,7 @@ def digest(content: dict[str, Any]) -> str:
 def seal(checkpoint: Path, seconds: float) -> None:
     """Make a checkpoint count; then older ones go."""
     mark(checkpoint / MARKER, map(str, files_below(checkpoint)), seconds=seconds)
-    sync_folder(checkpoint.parent)
+    sync(checkpoint.parent)
     for other in checkpoint.parent.glob("checkpoint-*"):
         if other != checkpoint:
             shutil.rmtree(other, ignore_errors=True)
@@ -96,14 +95,6 @@ def finished_phases(folders: Iterable[Path]) -> list[dict[str, Any]]:
     for folder in remaining:
         shutil.rmtree(folder, ignore_errors=True)
     return found
-
-
-def sync_file(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def read_log(file: Path) -> list[dict[str, Any]]:
