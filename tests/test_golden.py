@@ -107,10 +107,11 @@ def losses() -> dict[str, list[float]]:
     }
     found = {}
     with tempfile.TemporaryDirectory() as name:
-        folders = {stage: Path(name) / stage for stage in ("model", *stages)}
+        folders = {stage: Path(name) / stage for stage in ("unaligned", "model", *stages)}
         for folder in folders.values():
             (folder / "work").mkdir(parents=True)
-        model.build(StageContext(out=folders["model"], work=folders["model"] / "work"))
+        model.build_unaligned(StageContext(out=folders["unaligned"], work=folders["unaligned"] / "work"))
+        model.build(StageContext(out=folders["model"], work=folders["model"] / "work", parents={"model": folders["unaligned"]}))
         for stage, component in stages.items():
             component.run(
                 data, StageContext(out=folders[stage], work=folders[stage] / "work", parents={"model": folders["model"]})

@@ -23,20 +23,20 @@ def counts(plan: Plan) -> dict[str, int]:
     ("overrides", "cells", "expected"),
     [
         # adaptations × tunings × merges; a merge for each distinct pair
-        (("adaptation=none,llava", "safety_tune=none,sft,dpo", "merge=none,linear,ties"), 18, (1, 1, 4, 10)),
-        (("safety_tune=sft,dpo", "merge=ties"), 2, (1, 1, 2, 2)),
-        (("safety_tune=none,sft,dpo", "merge=none,linear,ties"), 9, (1, 1, 2, 6)),
-        ((), 1, (1, 1, 1, 0)),
-        (("adaptation=none", "safety_tune=none", "merge=none,linear,ties"), 3, (1, 0, 0, 0)),  # collapsed
-        (("safety_tune.order=after,before,joint", "merge=linear"), 3, (1, 2, 3, 3)),
-        (("seed=0,1", "merge=none,linear"), 4, (1, 2, 2, 2)),
-        (("model.seed=0,1", "merge=linear"), 2, (2, 2, 2, 2)),
-        (("merge=ties", "merge.density=0.2,0.5,0.8"), 3, (1, 1, 1, 3)),
-        (("safety_tune=none", "safety_tune.order=after,before,joint", "merge=linear"), 3, (1, 1, 0, 1)),
-        (("judge=exact,keyword", "merge=linear"), 2, (1, 1, 1, 1)),
-        (("merge=linear,slerp", "merge.t=0.3,0.5"), 4, (1, 1, 1, 4)),
-        (("merge=linear", "merge.t=null,0.5"), 2, (1, 1, 1, 1)),  # halfway is equal weights
-        (("merge=ties,dare_ties", "merge.density=0.2,0.5"), 4, (1, 1, 1, 4)),
+        (("adaptation=none,llava", "safety_tune=none,sft,dpo", "merge=none,linear,ties"), 18, (2, 1, 4, 10)),
+        (("safety_tune=sft,dpo", "merge=ties"), 2, (2, 1, 2, 2)),
+        (("safety_tune=none,sft,dpo", "merge=none,linear,ties"), 9, (2, 1, 2, 6)),
+        ((), 1, (2, 1, 1, 0)),
+        (("adaptation=none", "safety_tune=none", "merge=none,linear,ties"), 3, (2, 0, 0, 0)),  # collapsed
+        (("safety_tune.order=after,before,joint", "merge=linear"), 3, (2, 2, 3, 3)),
+        (("seed=0,1", "merge=none,linear"), 4, (2, 2, 2, 2)),
+        (("model.seed=0,1", "merge=linear"), 2, (4, 2, 2, 2)),
+        (("merge=ties", "merge.density=0.2,0.5,0.8"), 3, (2, 1, 1, 3)),
+        (("safety_tune=none", "safety_tune.order=after,before,joint", "merge=linear"), 3, (2, 1, 0, 1)),
+        (("judge=exact,keyword", "merge=linear"), 2, (2, 1, 1, 1)),
+        (("merge=linear,slerp", "merge.t=0.3,0.5"), 4, (2, 1, 1, 4)),
+        (("merge=linear", "merge.t=null,0.5"), 2, (2, 1, 1, 1)),  # halfway is equal weights
+        (("merge=ties,dare_ties", "merge.density=0.2,0.5"), 4, (2, 1, 1, 4)),
     ],
 )
 def test_stages_are_shared(grid: Grid, overrides: tuple[str, ...], cells: int, expected: tuple[int, ...]) -> None:
@@ -47,9 +47,9 @@ def test_stages_are_shared(grid: Grid, overrides: tuple[str, ...], cells: int, e
 
 def test_roles_and_their_stages_by_order(grid: Grid) -> None:
     after, before, joint = (make_plan(grid(f"safety_tune.order={o}", "merge=linear")) for o in ("after", "before", "joint"))
-    assert list(after.cells[0].roles) == ["base", "adapted", "tuned", "merged"]
-    assert list(before.cells[0].roles) == ["base", "tuned", "adapted", "merged"]
-    assert list(joint.cells[0].roles) == ["base", "tuned", "merged"]
+    assert list(after.cells[0].roles) == ["unaligned", "base", "adapted", "tuned", "merged"]
+    assert list(before.cells[0].roles) == ["unaligned", "base", "tuned", "adapted", "merged"]
+    assert list(joint.cells[0].roles) == ["unaligned", "base", "tuned", "merged"]
     for plan, pair in ((after, ("adapted", "tuned")), (before, ("tuned", "adapted")), (joint, ("base", "tuned"))):
         roles = plan.cells[0].roles
         merge = plan.stages[roles["merged"]]
@@ -71,6 +71,7 @@ def test_base_is_asked_text_only(grid: Grid) -> None:
     planned = make_plan(grid("merge=linear")).cells[0]
     asked = {role: {e.benchmark for e in planned.evaluations if e.role == role} for role in planned.roles}
     assert asked["base"] == {"mw_direct", "mw_wrapped", "mw_borderline_text", "mw_helpful_text"}
+    assert asked["unaligned"] == asked["base"]
     assert asked["adapted"] == asked["tuned"] == asked["merged"] > asked["base"]
     assert {e.axis for e in planned.evaluations} == {"text_safety", "multimodal_safety", "over_refusal", "helpfulness"}
 
@@ -137,12 +138,21 @@ def test_one_model_over_a_base_is_a_merge_and_no_collapse(grid: Grid) -> None:
 def test_a_blank_picture_never_reaches_an_untrained_projector(grid: Grid) -> None:
     plan = make_plan(grid("adaptation=none,llava", "engine.text_image=blank_image"))
     trained = {
-        id for c in plan.cells for role, id in c.roles.items() if c.cell.choices["adaptation"] != "none" and role != "base"
+        id
+        for c in plan.cells
+        for role, id in c.roles.items()
+        if c.cell.choices["adaptation"] != "none" and role not in ("unaligned", "base")
     }
     for stage in plan.stages.values():
         if stage.kind == "generate":
             blank = stage.settings["engine"]["text_image"] == "blank_image"
             assert blank == (stage.parents["model"] in trained)
+
+
+def test_another_alignment_starts_from_the_same_unaligned_model(grid: Grid) -> None:
+    before, after = (make_plan(grid(f"model.alignment.steps={n}")).cells[0].roles for n in (10, 20))
+    assert before["unaligned"] == after["unaligned"]
+    assert before["base"] != after["base"]
 
 
 def test_what_a_stage_does_not_read_moves_no_key(grid: Grid) -> None:

@@ -30,6 +30,16 @@ def test_roles(adapts: bool, tunes: bool, order: Order, chain: str, pair: tuple[
     assert [r.name for r in table.roles if r.joint] == (["tuned"] if adapts and tunes and order == "joint" else [])
 
 
+def test_a_model_that_offers_it_is_preceded_by_itself_before_alignment() -> None:
+    plain, offered = role_table(True, True, "after"), role_table(True, True, "after", unaligned=True)
+    assert [(r.name, r.parent, r.stage) for r in offered.roles[:2]] == [
+        ("unaligned", None, "model"),
+        ("base", "unaligned", "model"),
+    ]
+    assert offered.roles[2:] == plain.roles[1:]
+    assert (offered.pair, offered.unmerged) == (plain.pair, plain.unmerged)
+
+
 def test_a_role_that_is_not_there_is_an_error_with_the_ones_that_are() -> None:
     with pytest.raises(ConfigError, match=r"this cell has no role 'tuned'; choose from: adapted, base"):
         role_table(True, False, "after")["tuned"]

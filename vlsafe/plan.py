@@ -158,9 +158,13 @@ def _plan_role(plan: Plan, cell: Cell, name: str, parents: Mapping[str, str]) ->
     model, adaptation, tuning, data = (cell.components[g] for g in ("model", "adaptation", "safety_tune", "data"))
     option = cell.choices["model"]
     if role.stage == "model":
-        return _stage(
-            plan, "model", {"model": spec_of(model)}, {"model": settings_of(model)}, parents, option, (option, units(model))
-        )
+        unaligned = name == "unaligned"
+        settings = {"model": settings_of(model), "unaligned": unaligned}
+        if unaligned:
+            spec = {"model": model.unaligned_spec(), "unaligned": True}
+            label = f"{option} (unaligned)"
+            return _stage(plan, "model", spec, settings, parents, label, (label, model.unaligned_cost_units))
+        return _stage(plan, "model", {"model": spec_of(model)}, settings, parents, option, (option, units(model)))
     groups = {"data": data}
     if role.stage == "adaptation" or role.joint:
         groups["adaptation"] = adaptation
@@ -168,7 +172,7 @@ def _plan_role(plan: Plan, cell: Cell, name: str, parents: Mapping[str, str]) ->
         groups["safety_tune"] = tuning
     spec = {group: spec_of(component) for group, component in groups.items()} | data.fingerprints()
     spec["data"] = data.spec_for(role.stage)
-    settings: dict[str, Any] = {group: settings_of(component) for group, component in groups.items()}
+    settings = {group: settings_of(component) for group, component in groups.items()}
     if role.stage == "safety_tune":
         # The order stands in the parents; what it changes in the tuning itself is said here.
         if role.joint:

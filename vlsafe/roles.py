@@ -6,12 +6,13 @@
 | before | base → tuned → adapted                  | (tuned, adapted) | adapted  |
 | joint  | base → tuned on both kinds of data      | (base, tuned)    | tuned    |
 
-Without safety tuning the pair is (base, adapted), without adaptation (base, tuned), without either (base, base).
+Without safety tuning the pair is (base, adapted), without adaptation (base, tuned), without either (base, base). Where the
+model offers it, the language model before its alignment is a role too: `unaligned`, which `base` is made from.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from vlsafe.errors import ConfigError
@@ -43,9 +44,18 @@ class RoleTable:
 
 
 BASE = Role("base", None, "model", sees_images=False)
+UNALIGNED = Role("unaligned", None, "model", sees_images=False)
 
 
-def role_table(adapts: bool, tunes: bool, order: Order) -> RoleTable:
+def role_table(adapts: bool, tunes: bool, order: Order, unaligned: bool = False) -> RoleTable:
+    """`unaligned`: the model offers its language model before alignment."""
+    table = _role_table(adapts, tunes, order)
+    if not unaligned:
+        return table
+    return replace(table, roles=(UNALIGNED, replace(BASE, parent="unaligned"), *table.roles[1:]))
+
+
+def _role_table(adapts: bool, tunes: bool, order: Order) -> RoleTable:
     if adapts and tunes and order == "joint":
         return RoleTable((BASE, Role("tuned", "base", "safety_tune", True, joint=True)), ("base", "tuned"), "tuned")
     if adapts and tunes and order == "before":

@@ -11,7 +11,8 @@ from vlsafe.stage import StageContext
 
 def run_stage(kind: str, settings: Mapping[str, Any], ctx: StageContext) -> None:
     if kind == "model":
-        make("model", settings["model"]).build(ctx)
+        source = make("model", settings["model"])
+        (source.build_unaligned if settings["unaligned"] else source.build)(ctx)
     elif kind == "adaptation":
         make("adaptation", settings["adaptation"]).run(make("data", settings["data"]), ctx)
     elif kind == "safety_tune":

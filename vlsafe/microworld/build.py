@@ -1,4 +1,4 @@
-"""Makes the microworld's base model: a tower that sees, a language model that is pretrained and aligned, joined untrained."""
+"""Makes the microworld's models: a tower that sees and a language model that is pretrained, joined untrained; then aligned."""
 
 from __future__ import annotations
 
@@ -10,41 +10,47 @@ from vlsafe.stage import StageContext
 
 if TYPE_CHECKING:
     from vlsafe.model.components import Microworld
+    from vlsafe.train.engine import Phase
+    from vlsafe.train.optimization import Optimization
 
 LONGEST = 128  # tokens; the longest row of the world has about 40
 _PRETRAINING, _ALIGNMENT = 1, 2  # streams of rows
 
 
-def build(settings: Microworld, ctx: StageContext) -> None:
-    """Write the model artifact of `settings` to `ctx.out`. A killed build goes on where it was, from what `ctx.work` holds."""
+def pretrain(settings: Microworld, ctx: StageContext) -> None:
+    """Write the model before alignment to `ctx.out`: a tower that sees and a language model that knows, joined untrained.
+
+    A killed build goes on where it was, from what `ctx.work` holds.
+    """
     from vlsafe.microworld import mixtures
     from vlsafe.microworld.processor import build_processor
     from vlsafe.model.assemble import assemble
     from vlsafe.model.load import save_model
-    from vlsafe.train.engine import Phase, run_phases
+    from vlsafe.train.engine import run_phases
 
     processor = build_processor()
-    world, seed = settings.world, settings.seed
-    steps = settings.pretraining.steps + settings.alignment.steps
-    tower = kept_tower(settings, ctx, steps)
-    phases = [
-        Phase(
-            name=name,
-            method="sft",
-            rows=partial(mixtures.LazyRows, make, world, stream, setting.rows, seed),
-            optimization=setting,
-            trainable=("language_model",),
-            seed=seed,
-        )
-        for name, setting, make, stream in (
-            ("pretraining", settings.pretraining, mixtures.pretraining, _PRETRAINING),
-            ("alignment", settings.alignment, mixtures.alignment, _ALIGNMENT),
-        )
-    ]
-    offset = settings.tower.steps
+    setting, offset = settings.pretraining, settings.tower.steps
+    tower = kept_tower(settings, ctx, setting.steps)
+    phase = _phase(settings, "pretraining", setting, mixtures.pretraining, _PRETRAINING)
     llm_ctx = replace(ctx, progress=lambda done, total, note: ctx.progress(offset + done, offset + total, note))
-    llm, _ = run_phases(lambda: (new_language_model(settings, processor.tokenizer), processor.tokenizer), phases, llm_ctx)
-    save_model(assemble(llm, tower, processor, feature_layer=-1, seed=seed), processor, ctx.out)
+    llm, _ = run_phases(lambda: (new_language_model(settings, processor.tokenizer), processor.tokenizer), [phase], llm_ctx)
+    save_model(assemble(llm, tower, processor, feature_layer=-1, seed=settings.seed), processor, ctx.out)
+
+
+def align(settings: Microworld, ctx: StageContext) -> None:
+    """Write the aligned model to `ctx.out`, from the one before alignment in `ctx.parents["model"]`."""
+    from vlsafe.microworld import mixtures
+    from vlsafe.train.adaptation import run_and_save
+
+    run_and_save([_phase(settings, "alignment", settings.alignment, mixtures.alignment, _ALIGNMENT)], ctx)
+
+
+def _phase(settings: Microworld, name: str, setting: Optimization, make: Any, stream: int) -> Phase:
+    from vlsafe.microworld.mixtures import LazyRows
+    from vlsafe.train.engine import Phase
+
+    rows = partial(LazyRows, make, settings.world, stream, setting.rows, settings.seed)
+    return Phase(name, "sft", rows, setting, ("language_model",), settings.seed)
 
 
 def new_language_model(settings: Microworld, tokenizer: Any) -> Any:

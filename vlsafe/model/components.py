@@ -3,23 +3,39 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Annotated
+from typing import Annotated, Any, ClassVar
 
 from vlsafe.errors import ConfigError
 from vlsafe.microworld.world import World
 from vlsafe.registry import Component, register
-from vlsafe.settings import AtLeast, PositiveFloat, PositiveInt, Seed
+from vlsafe.settings import AtLeast, PositiveFloat, PositiveInt, Seed, spec_of
 from vlsafe.stage import StageContext
 from vlsafe.train.optimization import Optimization
 
 
 class ModelSource(Component):
-    """Base of the group `model`: makes the role `base`, an aligned language model and a tower, joined untrained."""
+    """Base of the group `model`: makes the role `base`, an aligned language model and a tower, joined untrained.
+
+    One that also has the language model as it was before alignment sets `offers_unaligned`: that is then an artifact of its
+    own, and `ctx.parents["model"]` when `build` is called.
+    """
+
+    offers_unaligned: ClassVar[bool] = False
 
     @property
     def cost_units(self) -> float:
-        """Training steps, for the estimate of time."""
+        """Training steps of `build`, for the estimate of time."""
         return 1.0
+
+    @property
+    def unaligned_cost_units(self) -> float:
+        """Training steps of `build_unaligned`."""
+        return 1.0
+
+    def unaligned_spec(self) -> dict[str, Any]:
+        """The settings that change the model before alignment: the part of its key."""
+        spec: dict[str, Any] = spec_of(self)
+        return spec
 
     def check(self) -> None:
         """Raises `ConfigError` where settings contradict each other: called when cells are composed."""
@@ -27,6 +43,10 @@ class ModelSource(Component):
     def build(self, ctx: StageContext) -> None:
         """Write the model and its processor to `ctx.out`, as `save_pretrained` does (weights as safetensors)."""
         raise TypeError(f"model={self.component_name} can't be built")
+
+    def build_unaligned(self, ctx: StageContext) -> None:
+        """Write the model before alignment to `ctx.out`, as `build` does."""
+        raise TypeError(f"model={self.component_name} has no model before alignment")
 
 
 @dataclass(frozen=True)
@@ -43,6 +63,8 @@ class TowerTraining:
 class Microworld(ModelSource):
     """A Llama of whole words, trained from nothing in two phases (pretraining, alignment), and a CLIP tower."""
 
+    offers_unaligned: ClassVar[bool] = True
+
     pretraining: Optimization
     alignment: Optimization
     tower: TowerTraining
@@ -58,7 +80,14 @@ class Microworld(ModelSource):
 
     @property
     def cost_units(self) -> float:
-        return float(self.pretraining.steps + self.alignment.steps)
+        return float(self.alignment.steps)
+
+    @property
+    def unaligned_cost_units(self) -> float:
+        return float(self.pretraining.steps)
+
+    def unaligned_spec(self) -> dict[str, Any]:
+        return {name: value for name, value in super().unaligned_spec().items() if name != "alignment"}
 
     def check(self) -> None:
         for width, heads, what in ((self.width, self.heads, ""), (self.tower_width, self.tower_heads, "tower_")):
@@ -69,7 +98,12 @@ class Microworld(ModelSource):
                 )
 
     def build(self, ctx: StageContext) -> None:
-        from vlsafe.microworld.build import build
+        from vlsafe.microworld.build import align
+
+        align(self, ctx)
+
+    def build_unaligned(self, ctx: StageContext) -> None:
+        from vlsafe.microworld.build import pretrain
 
         self.check()
-        build(self, ctx)
+        pretrain(self, ctx)
