@@ -22,7 +22,7 @@ from vlsafe.cells import GROUPS, Cell, RunSettings, make_cell
 from vlsafe.config_errors import explain
 from vlsafe.errors import ConfigError, VlsafeError
 from vlsafe.execute.executor import Executor, Outcome
-from vlsafe.execute.survey import Survey, survey, wall_seconds
+from vlsafe.execute.survey import Survey, on_the_way, survey, wall_seconds
 from vlsafe.hydra_plugins import Grid, register_plugins, take_over
 from vlsafe.plan import Plan, make_plan
 from vlsafe.report.live import TimeLeft
@@ -204,7 +204,7 @@ def time_left(executor: Executor) -> Callable[[Mapping[str, Any]], TimeLeft]:
                 rates.setdefault(stage.cost_class, []).append(state.seconds / stage.cost_units)
         for id in executor.found.to_run:
             state, stage = stages[id], executor.plan.stages[id]
-            if state.state in ("done", "found", "failed", "skipped"):
+            if state.state in ("done", "found", "failed", "skipped") or on_the_way(executor.plan, id, executor.found.to_run):
                 seconds[id] = 0.0
                 continue
             total = executor.found.seconds.get(id)

@@ -29,6 +29,8 @@ class Stage:
     cost_class: str  # stages of one class take about the same time a unit
     cost_units: float
     family: str | None = None  # artifacts of one family differ in `limit` only
+    training: str | None = None  # for a snapshot: the key of the training that it is taken from,
+    step: int | None = None  # and after which step of its last phase
 
     @property
     def id(self) -> str:
@@ -49,18 +51,20 @@ class Evaluation:
     judge: str
     judge_version: int
     stage: str  # id of the judge stage
+    step: int | None = None  # of the snapshot that is asked; None is the final model
 
 
 @dataclass(frozen=True)
 class CellPlan:
     cell: Cell
     roles: Mapping[str, str]  # role → id of the stage that makes its model
+    snapshots: Mapping[int, str]  # step of the adaptation → id of the stage that keeps the model there
     evaluations: tuple[Evaluation, ...]
     final: str  # the role that stands for the cell
     collapsed: bool  # a merge was asked for, of one model with itself
 
     def stages(self) -> set[str]:
-        return {*self.roles.values(), *(e.stage for e in self.evaluations)}
+        return {*self.roles.values(), *self.snapshots.values(), *(e.stage for e in self.evaluations)}
 
 
 @dataclass
@@ -129,10 +133,12 @@ def _stage(
     label: str,
     cost: tuple[str, float],
     family: str | None = None,
+    training: str | None = None,
+    step: int | None = None,
 ) -> str:
     keys = {name: plan.stages[id].key for name, id in parents.items()}
     key = stage_key(kind, SCHEMA_VERSIONS[kind], spec, keys)
-    return plan.add(Stage(kind, key, spec, settings, parents, label, cost[0], cost[1], family))
+    return plan.add(Stage(kind, key, spec, settings, parents, label, cost[0], cost[1], family, training, step))
 
 
 def _plan_cell(plan: Plan, cell: Cell) -> CellPlan:
@@ -140,6 +146,7 @@ def _plan_cell(plan: Plan, cell: Cell) -> CellPlan:
     for role in cell.roles.roles:
         parents = {"model": made[role.parent]} if role.parent else {}
         made[role.name] = _plan_role(plan, cell, role.name, parents)
+    snapshots = _plan_snapshots(plan, cell, made)
     final, collapsed = cell.roles.unmerged, False
     sees = {role.name: role.sees_images for role in cell.roles.roles}
     if cell.components["merge"].merges:
@@ -149,8 +156,25 @@ def _plan_cell(plan: Plan, cell: Cell) -> CellPlan:
             made["merged"] = _plan_merge(plan, cell, made, models)
             sees["merged"] = sees[carrier_role(cell)]
             final = "merged"
-    evaluations = tuple(e for role, id in made.items() for e in _plan_evaluations(plan, cell, role, id, sees[role]))
-    return CellPlan(cell, made, evaluations, final, collapsed)
+    evaluations = [
+        *(e for step, id in snapshots.items() for e in _plan_evaluations(plan, cell, "adapted", id, True, step)),
+        *(e for role, id in made.items() for e in _plan_evaluations(plan, cell, role, id, sees[role])),
+    ]
+    return CellPlan(cell, made, snapshots, tuple(evaluations), final, collapsed)
+
+
+def _plan_snapshots(plan: Plan, cell: Cell, made: Mapping[str, str]) -> dict[int, str]:
+    """Intermediate models of the cell's adaptation: by-products of its training, each with a key of its own."""
+    if "adapted" not in made:
+        return {}
+    final, kept = plan.stages[made["adapted"]], {}
+    for step, steps in cell.components["adaptation"].snapshots().items():
+        spec = {**final.spec, "step": step}
+        kept[step] = _stage(
+            plan, final.kind, spec, final.settings, final.parents, f"{final.label} @{step}", (final.cost_class, float(steps)),
+            training=final.key, step=step,
+        )  # fmt: skip
+    return kept
 
 
 def _plan_role(plan: Plan, cell: Cell, name: str, parents: Mapping[str, str]) -> str:
@@ -199,7 +223,9 @@ def _plan_merge(plan: Plan, cell: Cell, made: Mapping[str, str], models: Sequenc
     )  # fmt: skip
 
 
-def _plan_evaluations(plan: Plan, cell: Cell, role: str, model: str, sees_images: bool) -> list[Evaluation]:
+def _plan_evaluations(
+    plan: Plan, cell: Cell, role: str, model: str, sees_images: bool, step: int | None = None
+) -> list[Evaluation]:
     suite, judge, engine = (cell.components[g] for g in ("eval", "judge", "engine"))
     engine = engine if sees_images else engine.without_pictures()
     evaluations = []
@@ -220,5 +246,5 @@ def _plan_evaluations(plan: Plan, cell: Cell, role: str, model: str, sees_images
             {"responses": generate}, f"{plan.stages[generate].label} · {judge.component_name}",
             (judge.component_name, float(suite.limit or 1000)),
         )  # fmt: skip
-        evaluations.append(Evaluation(role, name, benchmark.axis, judge.component_name, judge.version, stage))
+        evaluations.append(Evaluation(role, name, benchmark.axis, judge.component_name, judge.version, stage, step))
     return evaluations

@@ -23,6 +23,10 @@ class Execution:
     checkpoint_seconds: float = 20.0  # least time between two training checkpoints
 
 
+# Publishes an intermediate model under a key of its own: (what writes it to a folder, its facts).
+PublishSnapshot = Callable[[Callable[[Path], object], dict[str, Any]], None]
+
+
 def no_progress(done: int, total: int, note: str = "") -> None:
     return None
 
@@ -46,4 +50,6 @@ class StageContext:
     progress: Callable[[int, int, str], None] = no_progress  # (done, total, note), as often as you like
     should_stop: Callable[[], bool] = never  # true after a stop signal: checkpoint, then raise StageInterrupted
     earlier: tuple[Path, ...] = ()  # artifacts that differ in `limit` only, whose rows may be reused
+    step: int | None = None  # of an adaptation: the model after this step of its last phase is wanted, not the final one
+    snapshots: Mapping[int, PublishSnapshot] = field(default_factory=dict)  # of an adaptation: earlier steps wanted on the way
     facts: dict[str, Any] = field(default_factory=dict)  # goes into the manifest: counts, losses, what the checks saw

@@ -144,8 +144,8 @@ class Executor:
         return left
 
     def _start(self, group: tuple[str, ...], threads: int, outcome: Outcome) -> Running:
-        first = self.plan.stages[group[0]]
-        name = f"{first.kind}-{first.key}"
+        named = self.plan.stages[group[-1] if self.plan.stages[group[0]].step is not None else group[0]]
+        name = f"{named.kind}-{named.key}"
         events, log = self.work / f"{name}.events.jsonl", self.folder / "logs" / f"{name}.log"
         events.unlink(missing_ok=True)
         execution = Execution(threads, self.run.device, self.run.checkpoint_seconds)

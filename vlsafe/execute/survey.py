@@ -6,7 +6,7 @@ import contextlib
 import heapq
 import statistics
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from vlsafe.errors import CorruptArtifactError, StoreError
@@ -72,9 +72,21 @@ def _estimate(plan: Plan, store: Store, found: Survey) -> None:
                 sizes[kind].append(sum(f["size"] for f in manifest["files"].values()))
     for id in found.to_run:
         stage = plan.stages[id]
+        found.bytes_needed += max(sizes[stage.kind], default=0)
+        if on_the_way(plan, id, found.to_run):
+            found.seconds[id] = 0.0
+            continue
         known = rates.get(stage.cost_class)
         found.seconds[id] = statistics.median(known) * stage.cost_units if known else None
-        found.bytes_needed += max(sizes[stage.kind], default=0)
+
+
+def on_the_way(plan: Plan, id: str, to_run: Collection[str]) -> bool:
+    """Whether a stage is a snapshot of a training that will run beyond it, so that it costs next to nothing of its own."""
+    stage = plan.stages[id]
+    return stage.step is not None and any(
+        (other.training or other.key) == stage.training and (other.step is None or other.step > stage.step)
+        for other in map(plan.stages.__getitem__, to_run)
+    )
 
 
 def wall_seconds(

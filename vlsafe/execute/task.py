@@ -1,5 +1,5 @@
-"""Tasks: what one worker process is given, as frozen JSON. A training stage or a merge is a task of its own; all evaluation of
-one model is one task, so that the model is loaded once."""
+"""Tasks: what one worker process is given, as frozen JSON. A training stage, with the snapshots that are kept of it, or a
+merge is a task of its own; all evaluation of one model is one task, so that the model is loaded once."""
 
 from __future__ import annotations
 
@@ -29,10 +29,17 @@ class StageOrder:
     cost_class: str
     cost_units: float
     family: str | None
+    training: str | None = None  # for a snapshot: the key of the training that it is taken from,
+    step: int | None = None  # and after which step of its last phase
 
     @property
     def id(self) -> str:
         return f"{self.kind}/{self.key}"
+
+    @property
+    def training_key(self) -> str:
+        """The key that the work belongs to: leases and what a next try takes over go by it."""
+        return self.training or self.key
 
 
 @dataclass(frozen=True)
@@ -55,7 +62,7 @@ def load_task(path: Path) -> Task:
 def order_of(stage: Stage) -> StageOrder:
     return StageOrder(
         stage.kind, stage.key, stage.version, dict(stage.spec), dict(stage.settings), dict(stage.parents),
-        stage.label, stage.cost_class, stage.cost_units, stage.family,
+        stage.label, stage.cost_class, stage.cost_units, stage.family, stage.training, stage.step,
     )  # fmt: skip
 
 
@@ -64,8 +71,14 @@ def group_stages(plan: Plan, to_run: Collection[str]) -> list[tuple[str, ...]]:
     groups: dict[str, list[str]] = {}
     for id, stage in plan.stages.items():
         if id in to_run:
-            groups.setdefault(evaluated_model(plan, stage) or id, []).append(id)
-    return [tuple(group) for group in groups.values()]
+            trained = f"{stage.kind}/{stage.training or stage.key}"
+            groups.setdefault(evaluated_model(plan, stage) or trained, []).append(id)
+    return [tuple(sorted(group, key=lambda id: last_step(plan.stages[id]))) for group in groups.values()]
+
+
+def last_step(stage: Stage) -> float:
+    """Puts the snapshots of a training in order, and what it ends with behind them."""
+    return float("inf") if stage.step is None else stage.step
 
 
 def evaluated_model(plan: Plan, stage: Stage) -> str | None:

@@ -14,11 +14,13 @@ import sys
 import threading
 import time
 import traceback
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
 from vlsafe.errors import CorruptArtifactError, StageInterrupted, VlsafeError
-from vlsafe.execute.events import EventWriter
+from vlsafe.execute.events import EventWriter, State
 from vlsafe.execute.stages import run_stage
 from vlsafe.execute.task import StageOrder, Task, load_task
 from vlsafe.provenance import environment
@@ -34,54 +36,63 @@ class Worker:
         self.task, self.store = task, Store(Path(task.store))
         self.events = EventWriter(Path(task.events))
         self.stop = threading.Event()
+        self.published: set[str] = set()  # snapshots that were said to be done while their training goes on
 
     def run(self) -> int:
         unavailable: set[str] = set()
-        for order in self.task.stages:
+        for orders in with_snapshots(self.task.stages):
             if self.stop.is_set():
-                self.events.state(order.id, "interrupted")
-            elif any(parent in unavailable for parent in order.parents.values()):
-                unavailable.add(order.id)
-                self.events.state(order.id, "skipped")
-            elif not self._run_one(order):
-                unavailable.add(order.id)
+                self._tell(orders, "interrupted")
+            elif any(parent in unavailable for order in orders for parent in order.parents.values()):
+                unavailable |= {order.id for order in orders}
+                self._tell(orders, "skipped")
+            elif not self._run_one(orders):
+                unavailable |= {order.id for order in orders}
         if self.stop.is_set():
             return INTERRUPTED
         return FAILED if unavailable else 0
 
-    def _run_one(self, order: StageOrder) -> bool:
+    def _tell(self, orders: Sequence[StageOrder], state: State, **more: Any) -> None:
+        """Of those that were not said to be done before."""
+        for order in orders:
+            if order.id not in self.published:
+                self.events.state(order.id, state, **more)
+
+    def _run_one(self, orders: Sequence[StageOrder]) -> bool:
+        """One stage, or a training with the snapshots that are taken on its way."""
         started = time.time()
         try:
-            made = self._make(order)
-            self.events.state(order.id, "done" if made else "found", seconds=time.time() - started)
+            made = self._make(orders)
+            for order in orders:
+                self._tell([order], "done" if order in made else "found", seconds=time.time() - started)
             return True
         except StageInterrupted:
             self.stop.set()
-            self.events.state(order.id, "interrupted")
+            self._tell(orders, "interrupted")
         except Exception as error:
-            print(f"--- {order.label} ({order.id})", file=sys.stderr)
+            print(f"--- {orders[-1].label} ({orders[-1].id})", file=sys.stderr)
             traceback.print_exc()
-            self.events.state(order.id, "failed", error=one_line(error, self.store), seconds=time.time() - started)
+            self._tell(orders, "failed", error=one_line(error, self.store), seconds=time.time() - started)
         return False
 
-    def _make(self, order: StageOrder) -> bool:
-        """True when this process made the artifact, False when it was there."""
-        lease = self.store.lease(order.kind, order.key)
+    def _make(self, orders: Sequence[StageOrder]) -> list[StageOrder]:
+        """The orders whose artifacts this process made; the others were there."""
+        lease = self.store.lease(orders[-1].kind, orders[-1].training_key)
         waiting = False
         while not lease.acquire():
-            if self._there(order):
-                return False
+            if all(self._there(order) for order in orders):
+                return []
             if not waiting:
-                self.events.state(order.id, "waiting", note=f"made by {lease.holder()}")
+                self._tell(orders, "waiting", note=f"made by {lease.holder()}")
                 waiting = True
             if self.stop.wait(LEASE_POLL_SECONDS):
-                raise StageInterrupted(order.label)
+                raise StageInterrupted(orders[-1].label)
         try:
-            if self._there(order):
-                return False
-            self.events.state(order.id, "running")
-            self._make_under_lease(order)
-            return True
+            missing = [order for order in orders if not self._there(order)]
+            if missing:
+                self.events.state(missing[-1].id, "running")
+                self._make_under_lease(missing[-1], missing[:-1])
+            return missing
         finally:
             lease.release()
 
@@ -93,8 +104,8 @@ class Worker:
             self.store.quarantine(order.kind, order.key)
             return False
 
-    def _make_under_lease(self, order: StageOrder) -> None:
-        scratch = self.store.scratch(order.kind, order.key)
+    def _make_under_lease(self, order: StageOrder, snapshots: Sequence[StageOrder] = ()) -> None:
+        scratch = self.store.scratch(order.kind, order.training_key)
         started = time.time()
         ctx = StageContext(
             out=scratch,
@@ -104,21 +115,52 @@ class Worker:
             progress=functools.partial(self.events.progress, order.id),
             should_stop=self.stop.is_set,
             earlier=tuple(self.store.relatives(order.kind, order.family, order.key)),
+            step=order.step,
+            snapshots={s.step: functools.partial(self._publish_snapshot, s) for s in snapshots if s.step is not None},
         )
         run_stage(order.kind, order.settings, ctx)
-        manifest = {
+        seconds = time.time() - started + float(ctx.facts.pop("earlier_seconds", 0.0))
+        manifest = self._manifest(order, ctx.facts, started, seconds, order.cost_class, order.cost_units)
+        self.store.publish(scratch, order.kind, order.key, manifest, order.family)
+
+    def _publish_snapshot(self, order: StageOrder, write: Callable[[Path], object], facts: dict[str, Any]) -> None:
+        """An intermediate model of the training that is running, whose lease is held."""
+        lease, started = self.store.lease(order.kind, order.key), time.time()
+        lease.acquire()  # for who looks at scratch; the training's keeps others away
+        try:
+            scratch = self.store.scratch(order.kind, order.key)
+            write(scratch)
+            seconds = time.time() - started
+            manifest = self._manifest(order, facts, started, seconds, f"{order.cost_class} snapshot", 1.0)
+            self.store.publish(scratch, order.kind, order.key, manifest)
+        finally:
+            lease.release()
+        self._tell([order], "done", seconds=time.time() - started)
+        self.published.add(order.id)
+
+    def _manifest(
+        self, order: StageOrder, facts: dict[str, Any], started: float, seconds: float, cost_class: str, units: float
+    ) -> dict[str, Any]:
+        return {
             "version": order.version,
             "label": order.label,
             "spec": order.spec,
             "parents": order.parents,
-            "facts": ctx.facts,
+            "facts": facts,
             "execution": {"settings": order.settings, **vars(self.task.execution)},
             "environment": environment(),
             "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(started)),
-            "seconds": time.time() - started + float(ctx.facts.pop("earlier_seconds", 0.0)),
-            "cost": {"class": order.cost_class, "units": order.cost_units},
+            "seconds": seconds,
+            "cost": {"class": cost_class, "units": units},
         }
-        self.store.publish(scratch, order.kind, order.key, manifest, order.family)
+
+
+def with_snapshots(orders: Sequence[StageOrder]) -> list[list[StageOrder]]:
+    """Each training behind the snapshots that are kept of it, by step; any other stage by itself."""
+    groups: dict[str, list[StageOrder]] = {}
+    for order in orders:
+        groups.setdefault(f"{order.kind}/{order.training_key}", []).append(order)
+    return list(groups.values())
 
 
 def one_line(error: Exception, store: Store) -> str:

@@ -59,18 +59,23 @@ def write_cells(sweep: Sweep, plan: Plan, states: Mapping[str, str], store: Stor
             "seed": cell.cell.seed,
             "swept": {axis: cell.cell.value(axis) for axis in sweep.extra_axes},
             "roles": {role: {"stage": id.split("/")[0], "key": id.split("/")[1]} for role, id in cell.roles.items()},
+            "checkpoints": {
+                str(step): {"stage": id.split("/")[0], "key": id.split("/")[1]} for step, id in cell.snapshots.items()
+            },
             "final": cell.final,
             "collapsed": cell.collapsed,
             "status": cell_status(cell, states),
         }
         lines.append(json.dumps(line, ensure_ascii=False))
         folder = sweep.folder / "cells" / name
-        for role, id in cell.roles.items():
+        models = {**cell.roles, **{f"adapted-step-{step}": id for step, id in cell.snapshots.items()}}
+        for role, id in models.items():
             link(folder / role, store.root / id, there=states[id] in THERE)
         for e in cell.evaluations:
             responses = plan.stages[e.stage].parents["responses"]
-            link(folder / "responses" / f"{e.role}-{e.benchmark}", store.root / responses, there=states[responses] in THERE)
-            link(folder / "labels" / f"{e.role}-{e.benchmark}-{e.judge}", store.root / e.stage, there=states[e.stage] in THERE)
+            asked = f"{e.role}-{e.benchmark}" if e.step is None else f"{e.role}-step-{e.step}-{e.benchmark}"
+            link(folder / "responses" / asked, store.root / responses, there=states[responses] in THERE)
+            link(folder / "labels" / f"{asked}-{e.judge}", store.root / e.stage, there=states[e.stage] in THERE)
     write_atomic(sweep.folder / "cells.jsonl", "".join(line + "\n" for line in lines))
     named = {sweep.cell_name(cell.cell) for cell in plan.cells}
     with contextlib.suppress(FileNotFoundError):
@@ -116,7 +121,8 @@ def cell_results(sweep: Sweep, plan: Plan, states: Mapping[str, str], store: Sto
                 said[responses] = conditions(store.manifest(*responses.split("/"))["facts"])
             results.append(
                 CellResult(
-                    sweep=sweep.name, cell=sweep.cell_name(cell), role=e.role, final=e.role == planned.final,
+                    sweep=sweep.name, cell=sweep.cell_name(cell), role=e.role, step=e.step,
+                    final=e.role == planned.final and e.step is None,
                     choices={**choices, "order": cell.order, "seed": cell.seed}, status=status, axis=e.axis,
                     benchmark=e.benchmark, judge=e.judge, judge_version=e.judge_version, key=stage.key,
                     labels=store.read(stage.kind, stage.key) if status == "done" else None,

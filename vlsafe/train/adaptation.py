@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from vlsafe.data.rows import TrainingData
+from vlsafe.errors import ConfigError
 from vlsafe.registry import Component, register
-from vlsafe.settings import Seed
+from vlsafe.settings import NonNegativeInt, Seed, execution
 from vlsafe.stage import StageContext
 from vlsafe.train.optimization import Optimization
 
@@ -28,6 +29,10 @@ class Adaptation(Component):
 
     def check(self) -> None:
         """Raises `ConfigError` where settings contradict each other: called when cells are composed."""
+
+    def snapshots(self) -> dict[int, int]:
+        """Intermediate models to keep: step of the last phase → training steps until then, those of all phases."""
+        return {}
 
     def phases(self, data: TrainingData, more_rows: int = 0, more: Sequence[Any] = ()) -> list[Phase]:
         """The phases of training. For joint training the last one sees `more_rows` more of its own rows, and `more` too."""
@@ -55,10 +60,18 @@ class Llava(Adaptation):
     projector: Optimization
     instruct: Optimization
     seed: Seed = 0
+    checkpoints: NonNegativeInt = execution(0)  # intermediate models kept and evaluated: their keys are their own
 
     @property
     def cost_units(self) -> float:
         return float(self.projector.steps + self.instruct.steps)
+
+    def check(self) -> None:
+        check_checkpoints(self.checkpoints, self.instruct.steps)
+
+    def snapshots(self) -> dict[int, int]:
+        """Evenly spaced over the second stage: the first has a trained projector and the language model as it was."""
+        return {step: self.projector.steps + step for step in evenly(self.checkpoints, self.instruct.steps)}
 
     def phases(self, data: TrainingData, more_rows: int = 0, more: Sequence[Any] = ()) -> list[Phase]:
         from dataclasses import replace
@@ -86,6 +99,17 @@ class Llava(Adaptation):
             ),
             Phase("instruct", "sft", instruct, joint, ("language_model", "projector"), self.seed),
         ]
+
+
+def check_checkpoints(count: int, steps: int) -> None:
+    """Raises `ConfigError` for more checkpoints than there are steps to keep one after."""
+    if count > steps:
+        raise ConfigError(f"adaptation.checkpoints={count}: the phase that they are taken from has {steps} steps; set fewer")
+
+
+def evenly(count: int, steps: int) -> list[int]:
+    """`count` different steps from 0 on, evenly spaced over `steps`, without the last."""
+    return [i * steps // count for i in range(count)]
 
 
 def run_and_save(phases: Sequence[Phase], ctx: StageContext) -> None:

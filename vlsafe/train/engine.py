@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 import resource
+import shutil
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -45,7 +46,8 @@ def run_phases(load: Callable[[], tuple[Any, Any]], phases: Sequence[Phase], ctx
 
     Raises `CheckError` where training would compute something silently wrong, `StageInterrupted` when `ctx.should_stop()`;
     the same call then goes on from the last checkpoint in `ctx.work`, to the same bits as if it had never stopped.
-    `ctx.facts["earlier_seconds"]` is what earlier tries spent until that checkpoint.
+    `ctx.facts["earlier_seconds"]` is what earlier tries spent until that checkpoint. With `ctx.step` the last phase ends after
+    that step of its schedule; `ctx.snapshots` are published on the way.
     """
     began = time.monotonic()
     model, processor = load()
@@ -68,6 +70,16 @@ def run_phases(load: Callable[[], tuple[Any, Any]], phases: Sequence[Phase], ctx
     for phase, folder in list(zip(phases, folders, strict=True))[finished:]:
         folder.mkdir(parents=True, exist_ok=True)
         checkpoint = newest(folder)
+        snapshots = Snapshots(model, processor, phase.name, ctx) if phase is phases[-1] else None
+        if (
+            checkpoint is not None
+            and snapshots is not None
+            and min(snapshots.steps, default=checkpoint.step + 1) <= checkpoint.step
+        ):
+            shutil.rmtree(checkpoint.path)  # it is beyond what is still wanted
+            checkpoint = None
+        if snapshots is not None and checkpoint is None and snapshots.take(0):
+            break
         if checkpoint is not None:
             ctx.facts["earlier_seconds"] = checkpoint.seconds
         offset = done
@@ -75,7 +87,7 @@ def run_phases(load: Callable[[], tuple[Any, Any]], phases: Sequence[Phase], ctx
         def tell(step: int, note: str, offset: int = offset) -> None:
             ctx.progress(offset + step, total, note)
 
-        facts[phase.name] = run_phase(model, processor, phase, folder, checkpoint, ctx, tell, elapsed)
+        facts[phase.name] = run_phase(model, processor, phase, folder, checkpoint, ctx, tell, elapsed, snapshots)
         done += phase.optimization.steps
         if phase is not phases[-1]:  # the last one's weights are what the stage publishes
             keep(model, facts[phase.name], folder, elapsed())
@@ -94,6 +106,7 @@ def run_phase(
     ctx: StageContext,
     tell: Callable[[int, str], None],
     elapsed: Callable[[], float],
+    snapshots: Snapshots | None = None,
 ) -> dict[str, Any]:
     """Train `model` in place, from `checkpoint` on; returns the phase's facts. `elapsed`: seconds spent on the stage."""
     from vlsafe.train.trainers import make_trainer
@@ -120,10 +133,17 @@ def run_phase(
     before = fingerprints(model)
     lines = read_log(checkpoint.path / "log.jsonl") if checkpoint else []
     write_log(folder / "log.jsonl", lines)
-    watch = Watch(phase.name, setting.steps, folder, ctx, lines, tell, elapsed)
     collator = Collator(encoder, encoded.examples, rows)
     ready = time.monotonic()
-    with quiet(), same_config(model):
+    with quiet(), same_config(model) as as_before:
+
+        def after(step: int) -> bool:
+            if snapshots is None or step not in snapshots.steps:
+                return False
+            with as_before():
+                return snapshots.take(step)
+
+        watch = Watch(phase.name, setting.steps, folder, ctx, lines, tell, elapsed, after)
         trainer = make_trainer(
             phase.method, model, processor, order, collator, setting, phase.seed, folder, phase.options, watch, tick
         )
@@ -143,10 +163,10 @@ def run_phase(
     seconds = lines[-1]["seconds"]
     return {
         "method": phase.method,
-        "steps": setting.steps,
+        "steps": lines[-1]["step"],
         "seconds": round(seconds, 3),
         "seconds_before_first_step": round(ready - began, 3),
-        "samples_per_second": round(setting.rows / seconds, 2),
+        "samples_per_second": round(lines[-1]["step"] * setting.batch_size / seconds, 2),
         "final_loss": sum(line["loss"] for line in lines[-10:]) / len(lines[-10:]),
         "mean_learning_rate": sum(line["lr"] for line in lines) / len(lines),
         **{name: lines[-1][name] for name in ("reward_margin", "reward_accuracy") if name in lines[-1]},
@@ -156,7 +176,7 @@ def run_phase(
         "supervised_tokens_by_source": dict(encoded.supervised),
         "tokens_by_source": dict(encoded.tokens),
         "dropped_rows_by_source": dict(encoded.dropped),
-        "passes_over_rows": round(setting.rows / len(kept), 3),
+        "passes_over_rows": round(lines[-1]["step"] * setting.batch_size / len(kept), 3),
         "end_token": encoded.end_token,
         "image_features": features,
         "trainable_parameters": parameters,
@@ -166,23 +186,53 @@ def run_phase(
     }
 
 
+class Snapshots:
+    """The intermediate models of a stage's last phase: `take(step)` publishes what is wanted after that step, and says whether
+    the phase ends there."""
+
+    def __init__(self, model: Any, processor: Any, phase: str, ctx: StageContext) -> None:
+        self.model, self.processor, self.phase, self.ctx = model, processor, phase, ctx
+        self.steps = {*ctx.snapshots, *([] if ctx.step is None else [ctx.step])}
+
+    def take(self, step: int) -> bool:
+        publish = self.ctx.snapshots.get(step)
+        if publish is not None:
+            from vlsafe.model.load import save_model
+
+            facts = {"template_hash": self.ctx.facts["template_hash"], "phase": self.phase, "step": step}
+            publish(lambda out: save_model(self.model, self.processor, out), facts)
+        return step == self.ctx.step
+
+
 @contextmanager
-def same_config(model: Any) -> Iterator[None]:
-    """Trainers write into the model's configuration (use_cache, tags); the artifact keeps what the parent had."""
+def same_config(model: Any) -> Iterator[Callable[[], AbstractContextManager[None]]]:
+    """Trainers write into the model's configuration (use_cache, tags); the artifact keeps what the parent had. Within what is
+    yielded the model has it for a moment."""
     configs = [c for c in (model.config, model.config.get_text_config(), model.generation_config) if c is not None]
     before = [dict(vars(config)) for config in configs]
-    try:
-        yield
-    finally:
-        for config, values in zip(configs, before, strict=True):
+
+    def put(values: Sequence[Mapping[str, Any]]) -> None:
+        for config, kept in zip(configs, values, strict=True):
             vars(config).clear()
-            vars(config).update(values)
+            vars(config).update(kept)
+
+    @contextmanager
+    def as_before() -> Iterator[None]:
+        now = [dict(vars(config)) for config in configs]
+        put(before)
+        try:
+            yield
+        finally:
+            put(now)
+
+    try:
+        yield as_before
+    finally:
+        put(before)
 
 
 def keep(model: Any, facts: dict[str, Any], folder: Path, seconds: float) -> None:
     """A finished phase: its weights, then the marker that they count, then its checkpoints go."""
-    import shutil
-
     from vlsafe.train.trainers import save_weights
 
     save_weights(model.state_dict(), folder / "final.safetensors")
@@ -203,5 +253,7 @@ def collect_logs(phases: Sequence[Phase], folders: Sequence[Path], out: Path) ->
     out.parent.mkdir(parents=True, exist_ok=True)
     with out.open("w", encoding="utf-8") as log:
         for phase, folder in zip(phases, folders, strict=True):
+            if not (folder / "log.jsonl").exists():  # a phase that a snapshot came before
+                continue
             for line in read_log(folder / "log.jsonl"):
                 log.write(json.dumps({"phase": phase.name, **line}) + "\n")

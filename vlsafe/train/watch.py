@@ -30,9 +30,10 @@ class Watch(TrainerCallback):  # type: ignore[misc]
         lines: list[dict[str, Any]],
         tell: Callable[[int, str], None],
         elapsed: Callable[[], float],
+        after: Callable[[int], bool] = lambda step: False,
     ) -> None:
         self.where, self.steps, self.folder, self.ctx, self.lines, self.tell = where, steps, folder, ctx, lines, tell
-        self.elapsed = elapsed
+        self.elapsed, self.after = elapsed, after  # `after` a step: whether the phase ends there
         self.before = lines[-1]["seconds"] if lines else 0.0
         self.pending: list[tuple[int, Any, Any, float, int, dict[str, float], float]] = []
         self.interrupted = False
@@ -47,6 +48,8 @@ class Watch(TrainerCallback):  # type: ignore[misc]
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         now = time.monotonic()
         last = state.global_step >= self.steps
+        if self.after(state.global_step):
+            control.should_training_stop = last = True
         if not last and self.ctx.should_stop():
             control.should_save = control.should_training_stop = self.interrupted = True
         elif not last and now - self.saved >= self.ctx.execution.checkpoint_seconds:
