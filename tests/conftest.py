@@ -26,7 +26,7 @@ def grid() -> Iterator[Callable[..., object]]:
 
     from vlsafe.app import cells_of
     from vlsafe.cells import Cell
-    from vlsafe.hydra_plugins import Grid, compose_all, register_plugins, swept_keys, yaml_read_once
+    from vlsafe.hydra_plugins import Grid, compose_all, register_plugins, swept_keys, without, yaml_read_once
 
     register_plugins()
 
@@ -37,9 +37,10 @@ def grid() -> Iterator[Callable[..., object]]:
         loader = GlobalHydra.instance().config_loader()
         master = loader.load_configuration("config", [TINY_CONF], run_mode=RunMode.MULTIRUN)
         fixed = [o for o in overrides if o.startswith(("+experiment", "hydra."))]
-        params = loader.load_configuration("config", [TINY_CONF, *fixed], run_mode=RunMode.MULTIRUN).hydra.sweeper.params
-        swept = [*(f"{k}={v}" for k, v in (params or {}).items()), *overrides]
+        sweeper = loader.load_configuration("config", [TINY_CONF, *fixed], run_mode=RunMode.MULTIRUN).hydra.sweeper
+        swept = [*(f"{k}={v}" for k, v in (sweeper.params or {}).items()), *overrides]
         jobs = BasicSweeper.split_arguments(OverridesParser.create(config_loader=loader).parse_overrides(swept), None)[0]
+        jobs = without(jobs, sweeper.get("exclude") or [])
         with yaml_read_once():
             configs = compose_all(loader, master, [[TINY_CONF, *job] for job in jobs])
         return cells_of(Grid(configs, swept_keys(jobs), list(overrides)))

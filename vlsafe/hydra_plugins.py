@@ -54,8 +54,8 @@ class GridSweeper(Sweeper):
 
     held_back: ClassVar[list[str]] = []
 
-    def __init__(self, params: dict[str, str] | None = None) -> None:
-        self.params = params or {}
+    def __init__(self, params: dict[str, str] | None = None, exclude: list[str] | None = None) -> None:
+        self.params, self.exclude = params or {}, exclude or []
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
         self.loader = hydra_context.config_loader
@@ -71,7 +71,27 @@ class GridSweeper(Sweeper):
         batch = BasicSweeper.split_arguments(overrides, None)[0]
         if not batch:
             raise ConfigError("the grid is empty: an override has no values")
-        return self.handed_to.launch(batch, initial_job_idx=0)
+        return self.handed_to.launch(without(batch, self.exclude), initial_job_idx=0)
+
+
+def without(batch: Sequence[Sequence[str]], exclude: Sequence[str]) -> list[Sequence[str]]:
+    """The jobs that no rule leaves out. `safety_tune=dpo,kto safety_tune.order=joint` leaves out those that have one of the
+    values of each setting it names. Raises `ConfigError` for a rule that can't be read, and where nothing is left."""
+    jobs = [dict(override.lstrip("+").partition("=")[::2] for override in job) for job in batch]
+    rules = []
+    for text in exclude:
+        rule = {name: values.split(",") for name, _, values in (part.partition("=") for part in text.split())}
+        if not rule or [""] in rule.values():
+            raise ConfigError(f"hydra.sweeper.exclude: '{text}' is no rule; write SETTING=VALUE[,VALUE...] [SETTING=...]")
+        rules.append(rule)
+    kept = [
+        job
+        for job, values in zip(batch, jobs, strict=True)
+        if not any(all(values.get(name) in allowed for name, allowed in rule.items()) for rule in rules)
+    ]
+    if not kept:
+        raise ConfigError("the grid is empty: hydra.sweeper.exclude leaves no cell")
+    return kept
 
 
 class LocalLauncher(Launcher):
@@ -162,6 +182,9 @@ def register_plugins() -> None:
         Plugins.instance().register(plugin)
     store = ConfigStore.instance()
     store.store(
-        group="hydra/sweeper", name="grid", node={"_target_": f"{ALIAS}.GridSweeper", "params": None}, provider="vlsafe"
+        group="hydra/sweeper",
+        name="grid",
+        node={"_target_": f"{ALIAS}.GridSweeper", "params": None, "exclude": None},
+        provider="vlsafe",
     )
     store.store(group="hydra/launcher", name="local", node={"_target_": f"{ALIAS}.LocalLauncher"}, provider="vlsafe")
