@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from vlsafe.data.rows import TrainingData
 from vlsafe.registry import Component, register
-from vlsafe.settings import Seed
+from vlsafe.settings import Seed, added
 from vlsafe.stage import StageContext
+from vlsafe.train.lora import Lora
 from vlsafe.train.optimization import Optimization
 
 if TYPE_CHECKING:
@@ -50,11 +51,13 @@ class NoAdaptation(Adaptation):
 @dataclass(frozen=True)
 class Llava(Adaptation):
     """LLaVA's two stages (Liu et al., arXiv 2304.08485 and 2310.03744): the projector alone on image-text pairs, then projector
-    and language model on visual instructions. The vision tower stays frozen."""
+    and language model on visual instructions. The vision tower stays frozen. With `lora` the second stage trains adapters of
+    the language model in place of its weights, and the projector in full."""
 
     projector: Optimization
     instruct: Optimization
     seed: Seed = 0
+    lora: Lora | None = added(None)
 
     @property
     def cost_units(self) -> float:
@@ -84,7 +87,7 @@ class Llava(Adaptation):
                 trainable=("projector",),
                 seed=self.seed,
             ),
-            Phase("instruct", "sft", instruct, joint, ("language_model", "projector"), self.seed),
+            Phase("instruct", "sft", instruct, joint, ("language_model", "projector"), self.seed, lora=self.lora),
         ]
 
 

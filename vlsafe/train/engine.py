@@ -13,15 +13,17 @@ from pathlib import Path
 from typing import Any, Literal
 
 from vlsafe.data.collate import Collator, Encoder
-from vlsafe.data.order import batches
+from vlsafe.data.order import balanced, batches
 from vlsafe.errors import StageInterrupted
 from vlsafe.model.load import quiet, template_hash
 from vlsafe.stage import StageContext
 from vlsafe.train.checkpoint import Checkpoint, finished_phases, mark, newest, read_log, write_log
 from vlsafe.train.checks import check_image_tokens, check_supervised, check_vocabulary
+from vlsafe.train.lora import Lora, inject, merge
 from vlsafe.train.optimization import Optimization
 from vlsafe.train.parts import check_changes, check_trainable, fingerprints, freeze_all_but
 
+Method = Literal["sft", "dpo", "kto"]
 Part = Literal["language_model", "projector", "vision_tower"]
 CURVE_POINTS = 200
 
@@ -32,12 +34,13 @@ class Phase:
     seen again, each pass in its own order."""
 
     name: str
-    method: Literal["sft", "dpo"]
-    rows: Callable[[], Sequence[Any]]  # SupervisedRow for sft, PreferenceRow for dpo
+    method: Method
+    rows: Callable[[], Sequence[Any]]  # SupervisedRow for sft, PreferenceRow for dpo, LabelledRow for kto
     optimization: Optimization
     trainable: tuple[Part, ...]  # a plain language model has one part: language_model
     seed: int
     options: Mapping[str, Any] = field(default_factory=dict)  # of TRL's config: dpo {"beta": 0.1}
+    lora: Lora | None = None  # of the language model only adapters are trained
 
 
 def run_phases(load: Callable[[], tuple[Any, Any]], phases: Sequence[Phase], ctx: StageContext) -> tuple[Any, Any]:
@@ -108,16 +111,21 @@ def run_phase(
 
     tick("reading rows")
     setting = phase.optimization
-    parameters = freeze_all_but(model, phase.trainable, phase.name)
+    before = fingerprints(model)
+    adapted = inject(model, phase.lora, phase.seed, phase.name) if phase.lora else ()
+    parameters = freeze_all_but(model, phase.trainable, phase.name, adapted)
     rows = phase.rows()
     encoder = Encoder(processor, getattr(model.config.get_text_config(), "max_position_embeddings", None))
     encoded = encoder.encode(rows, lambda done: tick(f"reading rows, {done} of {len(rows)}"))
     check_supervised(encoded, phase.name)
     check_vocabulary(model, encoded, phase.name)
     features = check_image_tokens(model, encoder, encoded, rows, phase.name)
-    order = batches([e.pictures > 0 for e in encoded.examples], setting.batch_size, setting.steps, phase.seed)
+    pictured, labels = [e.pictures > 0 for e in encoded.examples], [e.label is True for e in encoded.examples]
+    if phase.method == "kto":
+        order = balanced(pictured, labels, setting.batch_size, setting.steps, phase.seed)
+    else:
+        order = batches(pictured, setting.batch_size, setting.steps, phase.seed)
 
-    before = fingerprints(model)
     lines = read_log(checkpoint.path / "log.jsonl") if checkpoint else []
     write_log(folder / "log.jsonl", lines)
     watch = Watch(phase.name, setting.steps, folder, ctx, lines, tell, elapsed)
@@ -125,10 +133,21 @@ def run_phase(
     ready = time.monotonic()
     with quiet(), same_config(model):
         trainer = make_trainer(
-            phase.method, model, processor, order, collator, setting, phase.seed, folder, phase.options, watch, tick
+            phase.method,
+            model,
+            processor,
+            order,
+            collator,
+            setting,
+            phase.seed,
+            folder,
+            phase.options,
+            watch,
+            tick,
+            phase.lora.projector_learning_rate if phase.lora else None,
         )
         trainer.report = watch.report
-        trainer.before_first_step = lambda t: check_trainable(t.model, t.optimizer, phase.trainable, phase.name)
+        trainer.before_first_step = lambda t: check_trainable(t.model, t.optimizer, phase.trainable, phase.name, adapted)
         try:
             trainer.train(resume_from_checkpoint=str(checkpoint.path) if checkpoint else None)
         finally:
@@ -136,7 +155,10 @@ def run_phase(
             model.zero_grad(set_to_none=True)
     if watch.interrupted:
         raise StageInterrupted(f"{phase.name}: stopped at step {watch.lines[-1]['step']} of {setting.steps}, with a checkpoint")
-    changed = check_changes(before, model, phase.trainable, phase.name)
+    if adapted:
+        probe = {kind: number for number, kind in enumerate(pictured)}  # a row with pictures and one without
+        merge(model, adapted, collator([{"example": number} for number in probe.values()]), phase.name)
+    changed = check_changes(before, model, phase.trainable, phase.name, adapted)
     model.requires_grad_(True)
 
     kept = [(e.source, e.pictures > 0) for e in encoded.examples]
@@ -149,7 +171,7 @@ def run_phase(
         "samples_per_second": round(setting.rows / seconds, 2),
         "final_loss": sum(line["loss"] for line in lines[-10:]) / len(lines[-10:]),
         "mean_learning_rate": sum(line["lr"] for line in lines) / len(lines),
-        **{name: lines[-1][name] for name in ("reward_margin", "reward_accuracy") if name in lines[-1]},
+        **{name: lines[-1][name] for name in ("reward_margin", "reward_accuracy", "kl") if name in lines[-1]},
         "max_grad_norm_seen": max(line["grad_norm"] for line in lines),
         "rows_by_source": dict(Counter(source for source, _ in kept)),
         "rows_with_pictures": sum(pictured for _, pictured in kept),
@@ -160,6 +182,7 @@ def run_phase(
         "end_token": encoded.end_token,
         "image_features": features,
         "trainable_parameters": parameters,
+        "adapted_layers": len(adapted),
         "changed_tensors": changed,
         "resumed_from_step": checkpoint.step if checkpoint else 0,
         "loss_curve": curve(lines),
