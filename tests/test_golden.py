@@ -15,6 +15,7 @@ from vlsafe import registry
 from vlsafe.files import read_json, write_json
 from vlsafe.microworld.world import World
 from vlsafe.plan import SCHEMA_VERSIONS
+from vlsafe.settings import settings_of
 
 GOLDEN = Path(__file__).parent / "golden.json"
 PHASE = {"steps": 6, "batch_size": 8, "warmup_steps": 2}
@@ -100,10 +101,18 @@ def losses() -> dict[str, list[float]]:
         },
     )
     data = registry.make("data", {"name": "microworld"})
+    llava = {"name": "llava", "projector": recipe, "instruct": recipe}
+    lora = {"rank": 4, "alpha": 8.0}
     stages = {
-        "adaptation": registry.make("adaptation", {"name": "llava", "projector": recipe, "instruct": recipe}),
+        "adaptation": registry.make("adaptation", llava),
+        "adaptation_lora": registry.make("adaptation", {**llava, "lora": lora}),
         "sft": registry.make("safety_tune", {"name": "sft", "optimization": recipe, "helpful": 0.5}),
         "dpo": registry.make("safety_tune", {"name": "dpo", "optimization": recipe, "helpful": 0.5, "beta": 0.1}),
+        "kto": registry.make("safety_tune", {"name": "kto", "optimization": recipe, "helpful": 0.5, "beta": 0.1}),
+    }
+    stages |= {
+        f"{name}_lora": registry.make("safety_tune", {**settings_of(stages[name]), "lora": lora})
+        for name in ("sft", "dpo", "kto")
     }
     found = {}
     with tempfile.TemporaryDirectory() as name:

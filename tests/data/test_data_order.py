@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vlsafe.data.mix import Mixed, counts
-from vlsafe.data.order import batches
+from vlsafe.data.order import balanced, batches
 
 
 @given(st.lists(st.booleans(), min_size=1, max_size=60), st.integers(1, 9), st.integers(1, 12), st.integers(0, 5))
@@ -32,6 +32,28 @@ def test_at_most_one_batch_of_a_pass_mixes_modalities(pictured: list[bool], size
         return
     mixed = [b for b in batches(pictured, size, steps, seed) if len({pictured[i] for i in b}) == 2]
     assert len(mixed) <= 1
+
+
+@given(st.lists(st.booleans(), min_size=2, max_size=40), st.integers(2, 5), st.integers(1, 9), st.integers(0, 3))
+def test_labelled_batches_are_half_desirable_and_keep_pairs_together(
+    pictured: list[bool], half: int, steps: int, seed: int
+) -> None:
+    both = [p for p in pictured for _ in range(2)]  # rows 2i and 2i + 1 are the sides of pair i
+    order = balanced(both, [True, False] * len(pictured), 2 * half, steps, seed)
+    pairs = batches(pictured, half, steps, seed)
+    assert order == [[2 * i for i in batch] + [2 * i + 1 for i in batch] for batch in pairs]
+    for batch in order:
+        for k, i in enumerate(batch):
+            assert len(set(batch)) < len(batch) or i // 2 != batch[k - 1] // 2, "an answer to the prompt itself"
+
+
+def test_labelled_rows_need_no_partner() -> None:
+    labels = [True] * 30 + [False] * 10
+    order = balanced([False] * 40, labels, 8, 10, 0)
+    assert all([labels[i] for i in batch] == [True] * 4 + [False] * 4 for batch in order)
+    seen = Counter(i for batch in order for i in batch)
+    assert {seen[i] for i in range(30)} == {1, 2}
+    assert {seen[i] for i in range(30, 40)} == {4}
 
 
 def test_seeds_give_different_orders() -> None:

@@ -14,6 +14,7 @@ from vlsafe.errors import CheckError
 from vlsafe.model.load import load_model, load_processor
 from vlsafe.stage import Execution, StageContext
 from vlsafe.train.engine import Phase, run_phases
+from vlsafe.train.lora import Lora, adapted_layers, inject, merge
 from vlsafe.train.optimization import Optimization
 from vlsafe.train.parts import check_changes, check_trainable, fingerprints, freeze_all_but
 
@@ -33,6 +34,7 @@ def attempt(
     parts: Any = ("language_model",),
     setting: Optimization = SETTING,
     change: Any = None,
+    lora: Lora | None = None,
 ) -> None:
     def load() -> tuple[Any, Any]:
         model, processor = load_model(parent, "cpu"), load_processor(parent)
@@ -41,7 +43,7 @@ def attempt(
         return model, processor
 
     ctx = StageContext(folder / "out", folder / "work", execution=Execution(device="cpu", checkpoint_seconds=0.0))
-    run_phases(load, [Phase("phase", "sft", lambda: rows, setting, parts, 0)], ctx)
+    run_phases(load, [Phase("phase", "sft", lambda: rows, setting, parts, 0, lora=lora)], ctx)
 
 
 def test_a_source_without_supervised_tokens(parent: Path, tmp_path: Path) -> None:
@@ -126,3 +128,108 @@ def test_a_loss_that_is_no_number_ends_loudly_and_leaves_no_checkpoint_of_it(par
     assert all(json.loads(line)["loss"] < float("inf") for line in log)
     kept = list((tmp_path / "work" / "0-phase").glob("checkpoint-*/complete.json"))
     assert all(int(k.parent.name.rpartition("-")[2]) <= len(log) for k in kept)
+
+
+LORA = Lora(rank=2, alpha=4.0)
+
+
+def test_a_target_that_is_no_layer(parent: Path, tmp_path: Path) -> None:
+    with pytest.raises(CheckError, match=r"LoRA's target 'query' is no linear layer .* they have: down_proj, .*, q_proj, "):
+        attempt(parent, tmp_path, tiny.supervised(8, seed=1), lora=Lora(rank=2, alpha=4.0, targets=("q_proj", "query")))
+
+
+def test_a_model_without_layers_to_adapt(parent: Path) -> None:
+    with pytest.raises(CheckError, match="LlavaMultiModalProjector has no linear layers in its blocks"):
+        inject(only_the_projector(parent), LORA, 0, "phase")
+
+
+def only_the_projector(parent: Path) -> Any:
+    whole = load_model(parent, "cpu")
+
+    class LlavaMultiModalProjector(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.model = torch.nn.Module()
+            self.model.multi_modal_projector = whole.model.multi_modal_projector
+
+    return LlavaMultiModalProjector()
+
+
+def adapted(parent: Path) -> tuple[Any, tuple[str, ...], dict[str, Any]]:
+    """A model with adapters as training leaves them, their layers, and a batch."""
+    model = load_model(parent, "cpu")
+    names = inject(model, LORA, 0, "phase")
+    with torch.no_grad():
+        for layer in adapted_layers(model).values():
+            layer.lora_B["default"].weight.normal_(std=0.05, generator=torch.Generator().manual_seed(1))
+    ids = torch.arange(5, 25).view(2, 10)
+    return model, names, {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+
+
+def test_merged_adapters_compute_what_they_did(parent: Path) -> None:
+    model, names, batch = adapted(parent)
+    before, plain = model.eval()(**batch).logits, load_model(parent, "cpu")
+    merge(model, names, batch, "phase")
+    after = model(**batch).logits
+    assert torch.allclose(before, after, atol=1e-5)
+    assert not torch.allclose(after, plain(**batch).logits, atol=1e-3)
+    assert list(model.state_dict()) == list(plain.state_dict())
+    assert not hasattr(model, "peft_config")
+    assert len(names) == 14
+    for name, tensor in plain.state_dict().items():
+        assert torch.equal(tensor, model.state_dict()[name]) == (name.removesuffix(".weight") not in names), name
+
+
+def test_an_adapter_that_was_not_trained(parent: Path) -> None:
+    model, names, batch = adapted(parent)
+    with torch.no_grad():
+        model.get_submodule(names[3]).lora_B["default"].weight.zero_()
+    with pytest.raises(CheckError, match=rf"phase: 1 of 14 adapters were not trained: B is still zero in {names[3]}"):
+        merge(model, names, batch, "phase")
+
+
+def test_adapters_that_are_gone_or_not_applied_or_lost_in_merging(parent: Path) -> None:
+    model, names, batch = adapted(parent)
+    model.set_submodule(names[0], model.get_submodule(names[0]).get_base_layer())
+    with pytest.raises(CheckError, match="14 layers had an adapter and 13 have one now"):
+        merge(model, names, batch, "phase")
+    model, names, batch = adapted(parent)
+    for layer in adapted_layers(model).values():
+        layer.scaling["default"] = 0.0
+    with pytest.raises(CheckError, match="computes the same without them"):
+        merge(model, names, batch, "phase")
+    model, names, batch = adapted(parent)
+    model.get_submodule(names[5]).merge = lambda: None
+    with pytest.raises(CheckError, match=r"merging lost the adapters: logits differ by"):
+        merge(model, names, batch, "phase")
+
+
+def test_with_adapters_nothing_else_of_the_language_model_may_change(parent: Path) -> None:
+    parts, model = ("language_model", "projector"), load_model(parent, "cpu")
+    before = fingerprints(model)
+    names = inject(model, LORA, 0, "phase")
+    sizes = freeze_all_but(model, parts, "phase", names)
+    trained = {n: p for n, p in model.named_parameters() if p.requires_grad}
+    assert sizes["language_model"] == sum(p.numel() for n, p in trained.items() if ".lora_" in n)
+    assert sizes["projector"] == sum(p.numel() for n, p in trained.items() if "multi_modal_projector" in n)
+    check_trainable(model, torch.optim.AdamW(trained.values()), parts, "phase", names)
+    without = [p for n, p in trained.items() if n != f"{names[0]}.lora_B.default.weight"]
+    with pytest.raises(CheckError, match=r"lora_B.default.weight is not trained, but .* language_model \(its adapters\)"):
+        check_trainable(model, torch.optim.AdamW(without), parts, "phase", names)
+    base = model.get_submodule(names[0]).get_base_layer().weight
+    with pytest.raises(CheckError, match=r"base_layer.weight would be trained"):
+        check_trainable(model, torch.optim.AdamW([*trained.values(), base]), parts, "phase", names)
+
+    def changed(*touched: str) -> int:
+        plain = load_model(parent, "cpu")
+        with torch.no_grad():
+            for name in touched:
+                plain.get_parameter(name).view(-1)[0] += 1e-2
+        return check_changes(before, plain, parts, "phase", names)
+
+    due = [f"{n}.weight" for n in names] + ["model.multi_modal_projector.linear_1.weight"]
+    assert changed(*due) == 15
+    with pytest.raises(CheckError, match=r"lm_head\.weight changed, although what has no adapter is frozen"):
+        changed(*due, "lm_head.weight")
+    with pytest.raises(CheckError, match=rf"{due[2]} is what it was, although its adapter was trained"):
+        changed(*due[:2], *due[3:])

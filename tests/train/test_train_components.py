@@ -15,6 +15,7 @@ from vlsafe.data.rows import TrainingData
 from vlsafe.errors import CheckError, ConfigError
 from vlsafe.model.load import load_model, load_processor, save_model, template_hash
 from vlsafe.registry import make
+from vlsafe.settings import spec_of
 from vlsafe.stage import Execution, StageContext
 from vlsafe.train.parts import part_of
 from vlsafe.train.tuning import draw
@@ -23,6 +24,8 @@ STEPS = {"steps": 4, "batch_size": 8, "learning_rate": 1e-3}
 LLAVA = {"name": "llava", "projector": STEPS, "instruct": {**STEPS, "steps": 6}}
 SFT = {"name": "sft", "optimization": STEPS, "helpful": 0.25}
 DPO = {"name": "dpo", "optimization": STEPS, "helpful": 0.25, "beta": 0.1}
+KTO = {**DPO, "name": "kto"}
+LORA = {"lora": {"rank": 2, "alpha": 4.0}}
 
 
 @dataclass(frozen=True)
@@ -68,7 +71,13 @@ def test_llava_trains_the_projector_and_then_both(parent: Path, tmp_path: Path) 
 
 
 @pytest.mark.parametrize(
-    ("settings", "helpful", "harmful"), [(SFT, "instruct", "safety"), (DPO, "helpful_preference", "preference")]
+    ("settings", "helpful", "harmful"),
+    [
+        (SFT, "instruct", "safety"),
+        (DPO, "helpful_preference", "preference"),
+        (KTO, "helpful_preference", "preference"),
+        ({**KTO, **LORA}, "helpful_preference", "preference"),
+    ],
 )
 def test_tuning_mixes_helpful_rows_in(parent: Path, tmp_path: Path, settings: Any, helpful: str, harmful: str) -> None:
     phases, changed = run(parent, tmp_path, make("safety_tune", settings))
@@ -78,7 +87,7 @@ def test_tuning_mixes_helpful_rows_in(parent: Path, tmp_path: Path, settings: An
     assert changed == {"language_model", "projector"}
 
 
-@pytest.mark.parametrize("settings", [SFT, DPO])
+@pytest.mark.parametrize("settings", [SFT, DPO, KTO, {**SFT, **LORA}])
 def test_before_adaptation_only_text_and_the_language_model(parent: Path, tmp_path: Path, settings: Any) -> None:
     phases, changed = run(parent, tmp_path, make("safety_tune", settings), text_only=True)
     (phase,) = phases.values()
@@ -87,13 +96,29 @@ def test_before_adaptation_only_text_and_the_language_model(parent: Path, tmp_pa
     assert changed == {"language_model"}
 
 
-def test_joint_sees_what_the_sequence_would_see(parent: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("adaptation", "adapted"), [(LLAVA, 0), ({**LLAVA, **LORA}, 14)])
+def test_joint_sees_what_the_sequence_would_see(parent: Path, tmp_path: Path, adaptation: Any, adapted: int) -> None:
     tuning = make("safety_tune", {**SFT, "order": "joint"})
-    phases, changed = run(parent, tmp_path, tuning, adaptation=make("adaptation", LLAVA))
+    phases, changed = run(parent, tmp_path, tuning, adaptation=make("adaptation", adaptation))
+    assert [p["adapted_layers"] for p in phases.values()] == [0, adapted]
     assert list(phases) == ["projector", "instruct"]
     assert phases["instruct"]["rows_by_source"] == {"instruct": 48 + 8, "safety": 24}
     assert phases["instruct"]["steps"] == 10
     assert changed == {"language_model", "projector"}
+
+
+def test_adapters_change_linear_layers_of_the_blocks_alone(parent: Path, tmp_path: Path) -> None:
+    phases, _ = run(parent, tmp_path, make("adaptation", {**LLAVA, **LORA}))
+    before, after = load_model(parent, "cpu").state_dict(), load_model(tmp_path / "out", "cpu").state_dict()
+    changed = {n for n in before if part_of(n) == "language_model" and not torch.equal(before[n], after[n])}
+    linear = {n for n in before if ".layers." in n and n.endswith("_proj.weight") and part_of(n) == "language_model"}
+    assert changed == linear
+    assert phases["instruct"]["adapted_layers"] == len(linear) == 14
+    ranks = {int(torch.linalg.matrix_rank(after[n] - before[n], rtol=1e-3)) for n in changed}
+    assert ranks == {2}
+    sizes = phases["instruct"]["trainable_parameters"]
+    assert sizes["language_model"] == sum(2 * sum(before[n].shape) for n in linear)
+    assert sizes["projector"] == phases["projector"]["trainable_parameters"]["projector"]
 
 
 def test_tuning_without_helpful_rows_or_with_nothing_else(parent: Path, tmp_path: Path) -> None:
@@ -122,8 +147,21 @@ def test_none_trains_nothing() -> None:
 
 
 def test_what_cannot_be_is_said_at_planning() -> None:
-    with pytest.raises(ConfigError, match=r"safety_tune.order=joint: preference pairs can't be mixed"):
-        make("safety_tune", {**DPO, "order": "joint"}).check()
+    for settings in (DPO, KTO):
+        with pytest.raises(ConfigError, match=r"safety_tune.order=joint: preference pairs can't be mixed"):
+            make("safety_tune", {**settings, "order": "joint"}).check()
+        with pytest.raises(ConfigError, match=r"safety_tune.lora.dropout=0.5: .* without dropout; set 0"):
+            make("safety_tune", {**settings, "lora": {**LORA["lora"], "dropout": 0.5}}).check()
+    with pytest.raises(ConfigError, match=r"safety_tune.lora: joint training trains as the adaptation does; set"):
+        make("safety_tune", {**SFT, **LORA, "order": "joint"}).check()
+    with pytest.raises(ConfigError, match=r"safety_tune.lora: adapters go into .* set safety_tune.lora=null"):
+        make("safety_tune", {**SFT, **LORA, "trainable": ["projector"]}).check()
+    with pytest.raises(ConfigError, match=r"lora.projector_learning_rate: the projector is not trained; set it to null"):
+        idle = {**LORA["lora"], "projector_learning_rate": 1e-3}
+        make("safety_tune", {**SFT, "lora": idle, "trainable": ["language_model"]}).check()
+    for size in (2, 7):
+        with pytest.raises(ConfigError, match=rf"safety_tune.optimization.batch_size={size}: .* set an even number from 4 on"):
+            make("safety_tune", {**KTO, "optimization": {**STEPS, "batch_size": size}}).check()
     with pytest.raises(ConfigError, match="only the language model can be tuned"):
         make("safety_tune", {**SFT, "order": "before", "trainable": ["projector"]}).check()
     with pytest.raises(ConfigError, match=r"safety_tune.trainable=\[\]"):
@@ -140,7 +178,7 @@ def test_what_cannot_be_is_said_at_planning() -> None:
             make("safety_tune", {**SFT, "order": "joint", "trainable": trainable}).check()
 
 
-@pytest.mark.parametrize("settings", [SFT, DPO])
+@pytest.mark.parametrize("settings", [SFT, DPO, KTO])
 def test_without_pictures_only_the_language_model_can_be_tuned(settings: Any) -> None:
     for trainable in (["projector"], ["language_model", "vision_tower"]):
         tuning = make("safety_tune", {**settings, "trainable": trainable})
@@ -162,6 +200,18 @@ def test_the_key_of_a_joint_training_has_what_changes_it() -> None:
     assert spec() != spec(optimization={**STEPS, "steps": 5})
     assert spec() != spec(helpful=0.5)
     assert spec() != spec(seed=1)
+
+
+def test_the_key_knows_adapters_only_where_there_are_some() -> None:
+    for group, settings in (("safety_tune", SFT), ("safety_tune", DPO), ("safety_tune", KTO), ("adaptation", LLAVA)):
+        assert "lora" not in spec_of(make(group, settings))
+        assert spec_of(make(group, {**settings, **LORA}))["lora"] == {
+            "rank": 2,
+            "alpha": 4.0,
+            "dropout": 0.0,
+            "targets": [],
+            "projector_learning_rate": None,
+        }
 
 
 def test_data_without_text_rows_is_refused_for_text_only(parent: Path, tmp_path: Path) -> None:

@@ -14,11 +14,14 @@ from typing import Any
 import pytest
 import train_killed as killed
 import train_tiny as tiny
+from safetensors import safe_open
 
 from vlsafe.errors import StageInterrupted
 from vlsafe.files import read_json
 from vlsafe.train.checkpoint import newest, seal
+from vlsafe.train.parts import part_of
 
+METHODS = ("sft", "dpo", "kto", "lora")
 FORKS = multiprocessing.get_context("forkserver")
 FORKS.set_forkserver_preload(["vlsafe.execute.preload"])
 
@@ -31,10 +34,10 @@ def parent(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def undisturbed(parent: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     """Hashes of runs that nothing disturbs and that write no checkpoint."""
-    return {m: killed.train(m, parent, tmp_path_factory.mktemp(m), checkpoint_seconds=1e9) for m in ("sft", "dpo")}
+    return {m: killed.train(m, parent, tmp_path_factory.mktemp(m), checkpoint_seconds=1e9) for m in METHODS}
 
 
-@pytest.mark.parametrize("method", ["sft", "dpo"])
+@pytest.mark.parametrize("method", METHODS)
 def test_killed_at_random_moments(method: str, parent: Path, undisturbed: dict[str, str], tmp_path: Path) -> None:
     draw = random.Random(method)
     kills, resumed = 0, set()
@@ -65,12 +68,23 @@ def test_killed_at_random_moments(method: str, parent: Path, undisturbed: dict[s
     assert steps == [(p.name, i + 1) for p in killed.phases(method) for i in range(p.optimization.steps)]
 
 
+def test_a_checkpoint_holds_what_is_trained(parent: Path, tmp_path: Path) -> None:
+    with pytest.raises(StageInterrupted):
+        killed.train("lora", parent, tmp_path, checkpoint_seconds=0.0, stop_after=8)
+    [file] = (tmp_path / "work").glob("1-*/checkpoint-*/model.safetensors")
+    with safe_open(file, framework="pt") as reader:
+        names = set(reader.keys())
+    adapters = {n for n in names if ".lora_A." in n or ".lora_B." in n}
+    assert len(adapters) == 2 * 2 * 7, "A and B of every linear layer of both blocks"
+    assert {part_of(n) for n in names - adapters} == {"projector"}
+
+
 def newest_name(folder: Path) -> Path | None:
     complete = [c for c in folder.glob("checkpoint-*") if (c / "complete.json").exists()]
     return complete[0] if complete else None
 
 
-@pytest.mark.parametrize("method", ["sft", "dpo"])
+@pytest.mark.parametrize("method", METHODS)
 def test_stopped_on_request(method: str, parent: Path, undisturbed: dict[str, str], tmp_path: Path) -> None:
     with pytest.raises(StageInterrupted, match="with a checkpoint"):
         killed.train(method, parent, tmp_path, checkpoint_seconds=0.0, stop_after=8)
@@ -107,6 +121,8 @@ def test_a_torn_checkpoint_does_not_count(parent: Path, undisturbed: dict[str, s
         ("sft", 8, "0-*/final.safetensors"),
         ("sft", 8, "0-*/done.json"),
         ("dpo", 2, "0-*/reference.safetensors"),
+        ("kto", 2, "0-*/reference.safetensors"),
+        ("lora", 8, "1-*/checkpoint-*/model.safetensors"),  # adapters and projector
     ],
 )
 def test_a_damaged_checkpoint_is_not_resumed_from(

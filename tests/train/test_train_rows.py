@@ -8,6 +8,7 @@ import pytest
 import train_tiny as tiny
 
 from vlsafe.data.collate import Collator, Encoder
+from vlsafe.data.mix import Unpaired
 from vlsafe.errors import CheckError
 from vlsafe.model.load import load_processor
 
@@ -73,6 +74,32 @@ def test_pairs_share_the_prompt_and_mask_only_the_answers(processor: Any) -> Non
             ]
         first = batch["completion_mask"][i].argmax()
         assert batch["input_ids"][i, :first].equal(batch["input_ids"][5 + i, :first])
+
+
+def test_labelled_rows_are_the_sides_of_pairs_with_a_mismatched_answer_each(processor: Any) -> None:
+    pairs = tiny.preferences(3, seed=3, pictures=1.0)
+    rows = Unpaired(pairs)
+    assert [row["label"] for row in rows] == [True, False] * 3
+    assert rows[4]["completion"] == pairs[2]["chosen"]
+    assert rows[5]["completion"] == pairs[2]["rejected"]
+    assert rows[5]["prompt"] == pairs[2]["prompt"]
+    encoder = Encoder(processor)
+    encoded = encoder.encode(rows)
+    collate = Collator(encoder, encoded.examples, rows)
+    order = [0, 2, 4, 1, 3, 5]
+    features = [{"example": i, "mismatched": order[k - 1]} for k, i in enumerate(order)]
+    batch = collate(features)
+    assert batch["label"].tolist() == [True] * 3 + [False] * 3
+    assert batch["pixel_values"].shape[0] == 6
+    for k, i in enumerate(order):
+        for prefix, answer in (("", rows[i]), ("KL_", rows[order[k - 1]])):
+            ids, answered = batch[f"{prefix}input_ids"][k], batch[f"{prefix}completion_mask"][k] == 1
+            words = answer["completion"][0]["content"][0]["text"].split()
+            assert processor.tokenizer.convert_ids_to_tokens(ids[answered].tolist()) == [*words, "</s>"]
+            asked = ids[: answered.int().argmax()].tolist()
+            assert asked == list(encoded.examples[i].prompt)
+    encoder.limit = max(len(e.prompt) + len(e.completions[0]) for e in encoded.examples) - 2
+    assert collate(features)["KL_input_ids"].shape[1] <= encoder.limit < batch["input_ids"].shape[1]
 
 
 def test_an_end_is_added_where_the_template_has_none() -> None:

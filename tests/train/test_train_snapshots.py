@@ -33,7 +33,12 @@ def whole(parent: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, 
 
 
 def train(
-    parent: Path, folder: Path, keep: Any = (), step: int | None = None, stop_after: int | None = None
+    parent: Path,
+    folder: Path,
+    keep: Any = (),
+    step: int | None = None,
+    stop_after: int | None = None,
+    phases: Any = None,
 ) -> tuple[str, StageContext]:
     torch.set_num_threads(1)
     seen = [0]
@@ -49,7 +54,7 @@ def train(
         progress=progress, should_stop=lambda: stop_after is not None and seen[0] >= stop_after, step=step,
         snapshots=dict.fromkeys(keep, publish),
     )  # fmt: skip
-    model, _ = run_phases(lambda: (load_model(parent, "cpu"), load_processor(parent)), killed.phases("sft"), ctx)
+    model, _ = run_phases(lambda: (load_model(parent, "cpu"), load_processor(parent)), phases or killed.phases("sft"), ctx)
     return killed.weights(model), ctx
 
 
@@ -104,3 +109,11 @@ def test_a_snapshot_wanted_from_before_the_checkpoint_is_trained_for_again(paren
         train(parent, tmp_path, stop_after=6 + 7)
     assert train(parent, tmp_path, keep=(4,))[0] == final
     assert saved(tmp_path / "step-4") == snapshots[4]
+
+
+def test_snapshots_of_adapters_are_whole_models(parent: Path, tmp_path: Path) -> None:
+    phases = killed.phases("lora")[:2]  # with dropout: saving must not draw
+    undisturbed, _ = train(parent, tmp_path / "undisturbed", phases=phases)
+    assert train(parent, tmp_path / "kept", keep=STEPS, phases=phases)[0] == undisturbed
+    assert saved(tmp_path / "kept" / "step-4") == train(parent, tmp_path / "until", step=4, phases=phases)[0]
+    assert load_model(tmp_path / "kept" / "step-4", "cpu").state_dict().keys() == load_model(parent, "cpu").state_dict().keys()

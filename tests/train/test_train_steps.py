@@ -10,12 +10,15 @@ from typing import Any
 import pytest
 import torch
 import train_tiny as tiny
+from datasets import Dataset
 
 from vlsafe.data.collate import Collator, Encoder
-from vlsafe.data.order import batches
+from vlsafe.data.mix import Unpaired
+from vlsafe.data.order import balanced, batches
 from vlsafe.model.load import load_model, load_processor
 from vlsafe.stage import Execution, StageContext
 from vlsafe.train.engine import Phase, run_phases
+from vlsafe.train.lora import Lora, inject
 from vlsafe.train.optimization import Optimization
 from vlsafe.train.parts import part_of
 
@@ -41,29 +44,54 @@ def train(parent: Path, folder: Path, phases: list[Phase], progress: Any = lambd
     return model, ctx
 
 
-def bare_loop(parent: Path, rows: list[Any], loss_of: Any, seed: int) -> Any:
-    """AdamW over the same batches in the same order, written out."""
+def bare_loop(
+    parent: Path,
+    rows: Any,
+    loss_of: Any,
+    seed: int,
+    prepare: Any = lambda model: [p for n, p in model.named_parameters() if part_of(n) in PARTS],
+    rates: Any = lambda name: SETTING.learning_rate,
+) -> Any:
+    """AdamW over the same batches in the same order, written out. `prepare` gives the parameters to train."""
     model, processor = load_model(parent, "cpu", train=True), load_processor(parent)
     encoder = Encoder(processor)
     encoded = encoder.encode(rows)
     collate = Collator(encoder, encoded.examples, rows)
-    trained = [(n, p.requires_grad_(part_of(n) in PARTS)) for n, p in model.named_parameters()]
+    chosen = {id(p) for p in prepare(model)}
+    trained = [(n, p.requires_grad_(id(p) in chosen)) for n, p in model.named_parameters()]
     trained = [(n, p) for n, p in trained if p.requires_grad]
-    decayed = [p for n, p in trained if "norm" not in n and "bias" not in n]
-    other = [p for n, p in trained if "norm" in n or "bias" in n]
-    optimizer = torch.optim.AdamW(
-        [{"params": decayed, "weight_decay": SETTING.weight_decay}, {"params": other, "weight_decay": 0.0}]
-    )
-    order = batches([e.pictures > 0 for e in encoded.examples], SETTING.batch_size, SETTING.steps, seed)
+    groups = [
+        {"params": [p], "weight_decay": 0.0 if "norm" in n or "bias" in n else SETTING.weight_decay, "peak": rates(n)}
+        for n, p in trained
+    ]
+    optimizer = torch.optim.AdamW(groups)
+    pictured, labels = [e.pictures > 0 for e in encoded.examples], [e.label for e in encoded.examples]
+    if labels[0] is None:
+        order = batches(pictured, SETTING.batch_size, SETTING.steps, seed)
+    else:
+        order = balanced(pictured, [bool(label) for label in labels], SETTING.batch_size, SETTING.steps, seed)
     for step, numbers in enumerate(order):
         for group in optimizer.param_groups:
-            group["lr"] = SETTING.learning_rate * SETTING.factor(step)
-        loss = loss_of(model, collate([{"example": i} for i in numbers]))
+            group["lr"] = group["peak"] * SETTING.factor(step)
+        loss = loss_of(model, collate(rotated(numbers) if labels[0] is not None else [{"example": i} for i in numbers]))
         loss.backward()
         torch.nn.utils.clip_grad_norm_([p for _, p in trained], SETTING.max_grad_norm)
         optimizer.step()
         optimizer.zero_grad()
     return model
+
+
+def rotated(numbers: list[int]) -> list[dict[str, int]]:
+    """Each prompt with the answer of the row before it, the first with the last one's."""
+    return [{"example": i, "mismatched": numbers[k - 1]} for k, i in enumerate(numbers)]
+
+
+def answer_log_probs(model: Any, batch: dict[str, Any], prefix: str = "") -> torch.Tensor:
+    ids, answered = batch[f"{prefix}input_ids"], batch[f"{prefix}completion_mask"]
+    inputs = {"input_ids": ids, "attention_mask": batch[f"{prefix}attention_mask"]}
+    inputs |= {"pixel_values": batch["pixel_values"]} if "pixel_values" in batch else {}
+    found = model(**inputs).logits[:, :-1].log_softmax(-1).gather(-1, ids[:, 1:, None])[..., 0]
+    return (found * answered[:, 1:]).sum(1)
 
 
 def close(ours: Any, theirs: Any) -> None:
@@ -81,15 +109,10 @@ def test_preference_training_equals_the_formula(parent: Path, tmp_path: Path) ->
     """Rafailov et al. 2023, eq. 7, with the parent as the reference."""
     rows, reference = tiny.preferences(40, seed=2), load_model(parent, "cpu")
 
-    def log_probs(model: Any, batch: dict[str, Any]) -> torch.Tensor:
-        inputs = {k: v for k, v in batch.items() if k != "completion_mask"}
-        found = model(**inputs).logits[:, :-1].log_softmax(-1).gather(-1, batch["input_ids"][:, 1:, None])[..., 0]
-        return (found * batch["completion_mask"][:, 1:]).sum(1)
-
     def loss(model: Any, batch: dict[str, Any]) -> torch.Tensor:
         with torch.no_grad():
-            before = log_probs(reference, batch)
-        chosen, rejected = (log_probs(model, batch) - before).chunk(2)
+            before = answer_log_probs(reference, batch)
+        chosen, rejected = (answer_log_probs(model, batch) - before).chunk(2)
         return -torch.nn.functional.logsigmoid(0.3 * (chosen - rejected)).mean()
 
     model, ctx = train(parent, tmp_path, [Phase("one", "dpo", lambda: rows, SETTING, PARTS, 4, {"beta": 0.3})])
@@ -97,6 +120,151 @@ def test_preference_training_equals_the_formula(parent: Path, tmp_path: Path) ->
     log = [json.loads(line) for line in (ctx.out / "train_log.jsonl").read_text().splitlines()]
     assert log[0]["loss"] == pytest.approx(0.693147, abs=1e-5)
     assert log[0]["reward_margin"] == pytest.approx(0.0, abs=1e-5)
+
+
+def test_unpaired_training_equals_the_formula(parent: Path, tmp_path: Path) -> None:
+    """Ethayarajh et al. 2024, eq. 7, with the parent as the reference and the divergence taken on mismatched answers."""
+    rows, reference = Unpaired(tiny.preferences(40, seed=2)), load_model(parent, "cpu")
+    seen: list[float] = []
+
+    def loss(model: Any, batch: dict[str, Any]) -> torch.Tensor:
+        assert batch["label"].tolist() == [True] * 4 + [False] * 4
+        with torch.no_grad():
+            before = answer_log_probs(reference, batch)
+            divergence = answer_log_probs(model, batch, "KL_") - answer_log_probs(reference, batch, "KL_")
+        seen.append(float(divergence.mean().clamp(min=0)))
+        gain = 0.3 * (answer_log_probs(model, batch) - before - seen[-1])
+        return torch.where(batch["label"], 1.5 * (1 - gain.sigmoid()), 0.5 * (1 - (-gain).sigmoid())).mean()
+
+    options = {"beta": 0.3, "desirable_weight": 1.5, "undesirable_weight": 0.5}
+    model, ctx = train(parent, tmp_path, [Phase("one", "kto", lambda: rows, SETTING, PARTS, 4, options)])
+    close(model, bare_loop(parent, rows, loss, 4))
+    log = [json.loads(line) for line in (ctx.out / "train_log.jsonl").read_text().splitlines()]
+    assert log[0]["loss"] == pytest.approx(0.5, abs=1e-5)
+    assert [line["kl"] for line in log] == pytest.approx(seen, abs=1e-3)
+    assert max(seen) > 0, "the formula's divergence must be seen to act"
+    assert ctx.facts["phases"]["one"]["reward_margin"] == log[-1]["reward_margin"] > 0
+
+
+def test_the_loss_of_unpaired_answers_is_trls(parent: Path, tmp_path: Path) -> None:
+    """TRL's whole way (its rows, its collator, a second model as the reference) and ours, for one batch with pictures."""
+    from transformers import TrainerCallback
+    from trl import KTOConfig, KTOTrainer
+
+    from vlsafe.train.trainers import make_trainer
+
+    rows, processor = Unpaired(tiny.preferences(4, seed=2, pictures=1.0)), load_processor(parent)
+    encoder = Encoder(processor)
+    encoded = encoder.encode(rows)
+    [numbers] = balanced([True] * 8, [bool(e.label) for e in encoded.examples], 8, 1, 0)
+
+    def moved(model: Any) -> Any:
+        """Away from the reference, so that rewards and divergence are not zero."""
+        draw = torch.Generator().manual_seed(0)
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter += 0.02 * torch.randn(parameter.shape, generator=draw)
+        return model
+
+    setting = Optimization(steps=1, batch_size=8, learning_rate=1e-3)
+    options = {"beta": 0.5, "desirable_weight": 1.2, "undesirable_weight": 0.7}
+    collator = Collator(encoder, encoded.examples, rows)
+    ours = make_trainer(
+        "kto",
+        load_model(parent, "cpu"),
+        processor,
+        [numbers],
+        collator,
+        setting,
+        0,
+        tmp_path,
+        options,
+        TrainerCallback(),
+        lambda doing: None,
+    )
+    moved(ours.model.train())
+    batch = collator([ours.train_dataset[i] for i in range(8)])
+    found = ours.compute_loss(ours.model, batch).detach()
+
+    columns = ("prompt", "completion", "label", "images")
+    asked = [{name: rows[i][name] for name in columns} for i in numbers]
+    asked = [{**row, "prompt": parts(row["prompt"]), "completion": parts(row["completion"])} for row in asked]
+    theirs = KTOTrainer(
+        model=moved(load_model(parent, "cpu", train=True)),
+        ref_model=load_model(parent, "cpu"),
+        args=KTOConfig(
+            str(tmp_path / "trl"), per_device_train_batch_size=8, use_cpu=True, bf16=False, report_to="none", **options
+        ),
+        train_dataset=Dataset.from_list([{"images": [], "label": True}]),
+        processing_class=processor,
+    )
+    expected = theirs.compute_loss(theirs.model, theirs.data_collator(asked)).detach()
+    assert float(found) == pytest.approx(float(expected), abs=1e-5)
+    assert float(found) != pytest.approx(0.5 * (1.2 + 0.7) / 2, abs=1e-3)
+    for metric in ("kl", "rewards/margins", "rewards/chosen", "logps/rejected"):
+        assert ours._metrics["train"][metric][-1] == pytest.approx(theirs._metrics["train"][metric][-1], rel=1e-3, abs=1e-3)
+    assert ours._metrics["train"]["kl"][-1] > 0
+
+
+def parts(messages: list[Any]) -> list[Any]:
+    """Text only: TRL puts the pictures' places in itself."""
+    return [{"role": m["role"], "content": m["content"][-1]["text"]} for m in messages]
+
+
+def test_adapters_train_as_the_formula_says_and_are_merged(parent: Path, tmp_path: Path) -> None:
+    """W + alpha / rank · B A (Hu et al. 2021), written out as a parametrization of W, with the same A to begin with."""
+    from torch.nn.utils import parametrize
+
+    rows = tiny.supervised(40, seed=1)
+    lora = Lora(rank=4, alpha=12.0, targets=("q_proj", "down_proj"), projector_learning_rate=2e-3)
+
+    class Adapted(torch.nn.Module):
+        def __init__(self, first: torch.Tensor, second: torch.Tensor) -> None:
+            super().__init__()
+            self.A, self.B = torch.nn.Parameter(first.clone()), torch.nn.Parameter(second.clone())
+
+        def forward(self, weight: torch.Tensor) -> torch.Tensor:
+            return weight + 3.0 * self.B @ self.A
+
+    def prepare(model: Any) -> list[Any]:
+        fresh = load_model(parent, "cpu")
+        names = inject(fresh, lora, 3, "here")
+        assert len(names) == 4
+        trained = [p for n, p in model.named_parameters() if part_of(n) == "projector"]
+        for name in names:
+            there = fresh.get_submodule(name)
+            adapted = Adapted(there.lora_A["default"].weight.detach(), there.lora_B["default"].weight.detach())
+            parametrize.register_parametrization(model.get_submodule(name), "weight", adapted)
+            trained += [adapted.A, adapted.B]
+        return trained
+
+    phase = Phase("one", "sft", lambda: rows, SETTING, PARTS, 3, lora=lora)
+    model, ctx = train(parent, tmp_path, [phase])
+    rates = lambda name: 2e-3 if "projector" in name else SETTING.learning_rate  # noqa: E731
+    theirs = bare_loop(parent, rows, lambda m, batch: m(**batch).loss, 3, prepare, rates)
+    for module in list(theirs.modules()):
+        if parametrize.is_parametrized(module):
+            parametrize.remove_parametrizations(module, "weight")
+    assert list(model.state_dict()) == list(load_model(parent, "cpu").state_dict()), "the artifact has a whole model's names"
+    expected = theirs.state_dict()
+    for name, tensor in model.state_dict().items():
+        assert torch.allclose(tensor, expected[name], atol=2e-5), name
+    facts = ctx.facts["phases"]["one"]
+    assert facts["adapted_layers"] == 4
+    assert facts["trainable_parameters"]["language_model"] == 2 * 4 * (16 + 16 + 32 + 16)
+
+
+def test_adapters_are_drawn_from_the_seed_alone(parent: Path) -> None:
+    def first(seed: int) -> torch.Tensor:
+        model = load_model(parent, "cpu")
+        layer = model.get_submodule(inject(model, Lora(rank=2, alpha=4.0), seed, "here")[-1])
+        weight: torch.Tensor = layer.lora_A["default"].weight
+        return weight
+
+    one = first(1)
+    torch.rand(3)
+    assert torch.equal(one, first(1))
+    assert not torch.equal(one, first(2))
 
 
 def test_two_phases_train_what_they_declare_and_say_so(parent: Path, tmp_path: Path) -> None:

@@ -10,23 +10,30 @@ from typing import Any
 
 import train_tiny as tiny
 
+from vlsafe.data.mix import Unpaired
 from vlsafe.stage import Execution, StageContext
 from vlsafe.train.engine import Phase, run_phases
+from vlsafe.train.lora import Lora
 from vlsafe.train.optimization import Optimization
 
 
 def phases(method: str) -> list[Phase]:
     first = Optimization(steps=6, batch_size=8, learning_rate=3e-3, warmup_steps=2)
     second = Optimization(steps=12, batch_size=8, learning_rate=2e-3, schedule="cosine", final_fraction=0.1)
+    both: tuple[Any, ...] = ("language_model", "projector")
     if method == "dpo":
-        pairs = Phase(
-            "pairs", "dpo", lambda: tiny.preferences(70, 3), second, ("language_model", "projector"), 7, {"beta": 0.1}
-        )
-        return [pairs]
-    return [
-        Phase("projector", "sft", lambda: tiny.supervised(48, 1, pictures=1.0), first, ("projector",), 5),
-        Phase("instruct", "sft", lambda: tiny.supervised(70, 2), second, ("language_model", "projector"), 6),
-    ]
+        return [Phase("pairs", "dpo", lambda: tiny.preferences(70, 3), second, both, 7, {"beta": 0.1})]
+    if method == "kto":
+        return [Phase("answers", "kto", lambda: Unpaired(tiny.preferences(40, 3)), second, both, 7, {"beta": 0.1})]
+    projector = Phase("projector", "sft", lambda: tiny.supervised(48, 1, pictures=1.0), first, ("projector",), 5)
+    if method == "lora":
+        dropped = Lora(rank=4, alpha=8, dropout=0.1, projector_learning_rate=1e-3)
+        return [
+            projector,
+            Phase("instruct", "sft", lambda: tiny.supervised(70, 2), second, both, 6, lora=dropped),
+            Phase("pairs", "dpo", lambda: tiny.preferences(70, 3), first, both, 7, {"beta": 0.1}, Lora(rank=2, alpha=4)),
+        ]
+    return [projector, Phase("instruct", "sft", lambda: tiny.supervised(70, 2), second, both, 6)]
 
 
 def weights(model: Any) -> str:

@@ -23,7 +23,7 @@ KEPT_BYTES = 128 * 2**20  # pictures kept in memory between encoding and use; th
 
 @dataclass(frozen=True)
 class Example:
-    """One row as ids. `completions` has one list for a supervised row; chosen and rejected for a pair."""
+    """One row as ids. `completions` has one list for a supervised or labelled row; chosen and rejected for a pair."""
 
     row: int
     source: str
@@ -31,6 +31,7 @@ class Example:
     completions: tuple[array[int], ...]
     pictures: int
     kept: list[Any] | None = None  # the pictures themselves, as long as they are few
+    label: bool | None = None  # of a labelled row
 
 
 @dataclass
@@ -94,7 +95,8 @@ class Encoder:
             result.supervised[source] += sum(map(len, completions))
             result.tokens[source] += sum(len(prompt) + len(c) for c in completions)
             kept, ended = self._keep(row["images"]), tuple(array("i", c) for c in completions)
-            result.examples.append(Example(start + i, source, array("i", prompt), ended, len(expand), kept))
+            example = Example(start + i, source, array("i", prompt), ended, len(expand), kept, row.get("label"))
+            result.examples.append(example)
 
     def _keep(self, pictures: list[Any]) -> list[Any] | None:
         self._kept_bytes += sum(3 * p.size[0] * p.size[1] + 1024 for p in pictures)
@@ -160,38 +162,53 @@ def plain(content: Any) -> str:
 
 class Collator:
     """Batches of examples: `input_ids`, `attention_mask`, `labels` (int64, batch × length, padded on the right) and
-    `pixel_values` where there are pictures. For pairs: chosen rows first, then rejected ones, with TRL's `completion_mask`."""
+    `pixel_values` where there are pictures. In place of `labels`, pairs and labelled rows have TRL's `completion_mask`.
+
+    Pairs: chosen rows first, then rejected ones. Labelled rows: `label`, and under `KL_…` the same prompts with the answers of
+    the examples that the features name as `mismatched`.
+    """
 
     def __init__(self, encoder: Encoder, examples: Sequence[Example], rows: Sequence[Mapping[str, Any]]) -> None:
         self.encoder, self.examples, self.rows = encoder, examples, rows
 
     def __call__(self, features: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-        import numpy as np
         import torch
 
         chosen = [self.examples[f["example"]] for f in features]
-        sequences = [(e.prompt, e.completions[k]) for k in range(len(chosen[0].completions)) for e in chosen]
-        length = max(len(p) + len(c) for p, c in sequences)
-        shape = (len(sequences), length)
+        sides = len(chosen[0].completions)
+        batch = self._padded([(e.prompt, e.completions[k]) for k in range(sides) for e in chosen])
+        if "mismatched" in features[0]:
+            others = [self.examples[f["mismatched"]].completions[0] for f in features]
+            mismatched = self._padded([(e.prompt, self._fitting(e, other)) for e, other in zip(chosen, others, strict=True)])
+            batch |= {f"KL_{name}": values for name, values in mismatched.items()}
+            batch["label"] = torch.tensor([e.label for e in chosen])
+        elif sides == 1:
+            batch["labels"] = batch["input_ids"].masked_fill(batch.pop("completion_mask") == 0, -100)
+        for name in ("ref_chosen_logps", "ref_rejected_logps", "ref_logps", "ref_KL_logps"):
+            if name in features[0]:
+                batch[name] = torch.tensor([f[name] for f in features], dtype=torch.float32)
+        pictures = [p for e in chosen if e.pictures for p in e.kept or self.rows[e.row]["images"]]
+        if pictures:
+            pixels = self.encoder.pictures(pictures, return_tensors="pt")["pixel_values"]  # type: ignore[misc]
+            batch["pixel_values"] = pixels if sides == 1 else torch.cat([pixels, pixels])
+        return batch
+
+    def _fitting(self, example: Example, completion: array[int]) -> array[int]:
+        """A mismatched answer, cut to the model's limit as TRL does: it is only ever scored, never learned."""
+        return completion if self.encoder.limit is None else completion[: self.encoder.limit - len(example.prompt)]
+
+    def _padded(self, sequences: Sequence[tuple[array[int], array[int]]]) -> dict[str, Any]:
+        import numpy as np
+        import torch
+
+        shape = (len(sequences), max(len(p) + len(c) for p, c in sequences))
         ids = np.full(shape, self.encoder.pad_id, dtype=np.int64)
-        mask = np.zeros(shape, dtype=np.int64)
-        labels = np.full(shape, -100, dtype=np.int64)
+        attended, answered = np.zeros(shape, dtype=np.int64), np.zeros(shape, dtype=np.int64)
         for i, (prompt, completion) in enumerate(sequences):
             start, end = len(prompt), len(prompt) + len(completion)
             ids[i, :start] = prompt
             ids[i, start:end] = completion
-            mask[i, :end] = 1
-            labels[i, start:end] = completion
-        batch = {"input_ids": torch.from_numpy(ids), "attention_mask": torch.from_numpy(mask)}
-        if len(chosen[0].completions) == 1:
-            batch["labels"] = torch.from_numpy(labels)
-        else:
-            batch["completion_mask"] = torch.from_numpy((labels != -100).astype(np.int64))
-            for name in ("ref_chosen_logps", "ref_rejected_logps"):
-                if name in features[0]:
-                    batch[name] = torch.tensor([f[name] for f in features], dtype=torch.float32)
-        pictures = [p for e in chosen if e.pictures for p in e.kept or self.rows[e.row]["images"]]
-        if pictures:
-            pixels = self.encoder.pictures(pictures, return_tensors="pt")["pixel_values"]  # type: ignore[misc]
-            batch["pixel_values"] = pixels if len(chosen[0].completions) == 1 else torch.cat([pixels, pixels])
-        return batch
+            attended[i, :end] = 1
+            answered[i, start:end] = 1
+        arrays = {"input_ids": ids, "attention_mask": attended, "completion_mask": answered}
+        return {name: torch.from_numpy(values) for name, values in arrays.items()}

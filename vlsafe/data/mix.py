@@ -1,10 +1,12 @@
-"""Mixes rows of several kinds: exact counts, and an order fixed by the seed."""
+"""Mixes rows of several kinds (exact counts, an order fixed by the seed), and takes pairs apart."""
 
 from __future__ import annotations
 
 import random
 from collections.abc import Mapping, Sequence
 from typing import Any
+
+from vlsafe.data.rows import LabelledRow, PreferenceRow
 
 
 def counts(shares: Mapping[str, float], n: int) -> dict[str, int]:
@@ -36,3 +38,25 @@ class Mixed(Sequence[Any]):
             return [self[i] for i in range(*index.indices(len(self)))]
         part, place = self._places[index]
         return self._parts[part][place]
+
+
+class Unpaired(Sequence[LabelledRow]):
+    """Both sides of each pair as rows of their own: the chosen answer desirable, the rejected one undesirable."""
+
+    def __init__(self, pairs: Sequence[PreferenceRow]) -> None:
+        self._pairs = pairs
+
+    def __len__(self) -> int:
+        return 2 * len(self._pairs)
+
+    def __getitem__(self, index: Any) -> Any:
+        if isinstance(index, slice):
+            return [self[i] for i in range(*index.indices(len(self)))]
+        pair, label = self._pairs[index // 2], index % 2 == 0
+        return LabelledRow(
+            source=pair["source"],
+            prompt=pair["prompt"],
+            completion=pair["chosen"] if label else pair["rejected"],
+            images=pair["images"],
+            label=label,
+        )

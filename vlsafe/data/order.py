@@ -32,6 +32,19 @@ def batches(pictured: Sequence[bool], batch_size: int, steps: int, seed: int) ->
     return result
 
 
+def balanced(pictured: Sequence[bool], labels: Sequence[bool], batch_size: int, steps: int, seed: int) -> list[list[int]]:
+    """As `batches`, each with `batch_size` / 2 desirable rows first and as many undesirable ones after them.
+
+    Where the rows are both sides of pairs, a batch has both sides of its pairs.
+    """
+    halves = []
+    for wanted in (True, False):
+        side = [i for i, label in enumerate(labels) if label == wanted]
+        drawn = batches([pictured[i] for i in side], batch_size // 2, steps, seed)
+        halves.append([[side[i] for i in half] for half in drawn])
+    return [desirable + undesirable for desirable, undesirable in zip(*halves, strict=True)]
+
+
 def one_pass(rows: Sequence[int], pictured: Sequence[bool], batch_size: int) -> tuple[list[list[int]], list[int]]:
     """The rows in full batches of one modality each, at most one mixed, and the fewer than `batch_size` rows that are left."""
     full: list[list[int]] = []

@@ -1,8 +1,9 @@
 """Training rows, in TRL's columns, and the base class of what provides them.
 
-A supervised row has `prompt` and `completion`; a preference row has `prompt`, `chosen` and `rejected`. All are lists of chat
-messages whose content is a list of parts (`{"type": "image"}`, `{"type": "text", "text": ...}`); `images` holds the pictures in
-the order in which the prompt shows them, and is empty for a text row; `source` names where the row came from.
+A supervised row has `prompt` and `completion`; a preference row has `prompt`, `chosen` and `rejected`; a labelled row, one side
+of a pair, has `prompt`, `completion` and `label` (true: desirable). All are lists of chat messages
+whose content is a list of parts (`{"type": "image"}`, `{"type": "text", "text": ...}`); `images` holds the pictures in the
+order in which the prompt shows them, and is empty for a text row; `source` names where the row came from.
 """
 
 from __future__ import annotations
@@ -39,6 +40,10 @@ class PreferenceRow(TypedDict):
     chosen: list[Message]
     rejected: list[Message]
     images: list[Any]
+
+
+class LabelledRow(SupervisedRow):
+    label: bool
 
 
 class TrainingData(Component):

@@ -16,6 +16,8 @@ MODULES = (
     "transformers.models.llava.modeling_llava",
     "trl.trainer.sft_trainer",
     "trl.trainer.dpo_trainer",
+    "trl.trainer.kto_trainer",
+    "peft.tuners.lora",
     "vlsafe.train.trainers",
     "vlsafe.train.watch",
 )

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from vlsafe.data.rows import TrainingData
 from vlsafe.errors import ConfigError
 from vlsafe.registry import Component, register
-from vlsafe.settings import NonNegativeInt, Seed, execution
+from vlsafe.settings import NonNegativeInt, Seed, added, execution
 from vlsafe.stage import StageContext
+from vlsafe.train.lora import Lora
 from vlsafe.train.optimization import Optimization
 
 if TYPE_CHECKING:
@@ -55,11 +56,13 @@ class NoAdaptation(Adaptation):
 @dataclass(frozen=True)
 class Llava(Adaptation):
     """LLaVA's two stages (Liu et al., arXiv 2304.08485 and 2310.03744): the projector alone on image-text pairs, then projector
-    and language model on visual instructions. The vision tower stays frozen."""
+    and language model on visual instructions. The vision tower stays frozen. With `lora` the second stage trains adapters of
+    the language model in place of its weights, and the projector in full."""
 
     projector: Optimization
     instruct: Optimization
     seed: Seed = 0
+    lora: Lora | None = added(None)
     checkpoints: NonNegativeInt = execution(0)  # intermediate models kept and evaluated: their keys are their own
 
     @property
@@ -97,7 +100,7 @@ class Llava(Adaptation):
                 trainable=("projector",),
                 seed=self.seed,
             ),
-            Phase("instruct", "sft", instruct, joint, ("language_model", "projector"), self.seed),
+            Phase("instruct", "sft", instruct, joint, ("language_model", "projector"), self.seed, lora=self.lora),
         ]
 
 

@@ -7,22 +7,24 @@ import resource
 import shutil
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 from vlsafe.data.collate import Collator, Encoder
-from vlsafe.data.order import batches
+from vlsafe.data.order import balanced, batches
 from vlsafe.errors import StageInterrupted
 from vlsafe.model.load import quiet, template_hash
 from vlsafe.stage import StageContext
 from vlsafe.train.checkpoint import Checkpoint, finished_phases, mark, newest, read_log, write_log
 from vlsafe.train.checks import check_image_tokens, check_supervised, check_vocabulary
+from vlsafe.train.lora import Lora, inject, merge, merged_copy
 from vlsafe.train.optimization import Optimization
 from vlsafe.train.parts import check_changes, check_trainable, fingerprints, freeze_all_but
+from vlsafe.train.snapshots import Snapshots, same_config
 
+Method = Literal["sft", "dpo", "kto"]
 Part = Literal["language_model", "projector", "vision_tower"]
 CURVE_POINTS = 200
 
@@ -33,12 +35,13 @@ class Phase:
     seen again, each pass in its own order."""
 
     name: str
-    method: Literal["sft", "dpo"]
-    rows: Callable[[], Sequence[Any]]  # SupervisedRow for sft, PreferenceRow for dpo
+    method: Method
+    rows: Callable[[], Sequence[Any]]  # SupervisedRow for sft, PreferenceRow for dpo, LabelledRow for kto
     optimization: Optimization
     trainable: tuple[Part, ...]  # a plain language model has one part: language_model
     seed: int
     options: Mapping[str, Any] = field(default_factory=dict)  # of TRL's config: dpo {"beta": 0.1}
+    lora: Lora | None = None  # of the language model only adapters are trained
 
 
 def run_phases(load: Callable[[], tuple[Any, Any]], phases: Sequence[Phase], ctx: StageContext) -> tuple[Any, Any]:
@@ -70,7 +73,7 @@ def run_phases(load: Callable[[], tuple[Any, Any]], phases: Sequence[Phase], ctx
     for phase, folder in list(zip(phases, folders, strict=True))[finished:]:
         folder.mkdir(parents=True, exist_ok=True)
         checkpoint = newest(folder)
-        snapshots = Snapshots(model, processor, phase.name, ctx) if phase is phases[-1] else None
+        snapshots = Snapshots(processor, phase.name, ctx) if phase is phases[-1] else None
         if (
             checkpoint is not None
             and snapshots is not None
@@ -78,7 +81,7 @@ def run_phases(load: Callable[[], tuple[Any, Any]], phases: Sequence[Phase], ctx
         ):
             shutil.rmtree(checkpoint.path)  # it is beyond what is still wanted
             checkpoint = None
-        if snapshots is not None and checkpoint is None and snapshots.take(0):
+        if snapshots is not None and checkpoint is None and snapshots.take(0, model):
             break
         if checkpoint is not None:
             ctx.facts["earlier_seconds"] = checkpoint.seconds
@@ -121,19 +124,26 @@ def run_phase(
 
     tick("reading rows")
     setting = phase.optimization
-    parameters = freeze_all_but(model, phase.trainable, phase.name)
+    before = fingerprints(model)
+    adapted = inject(model, phase.lora, phase.seed, phase.name) if phase.lora else ()
+    parameters = freeze_all_but(model, phase.trainable, phase.name, adapted)
     rows = phase.rows()
     encoder = Encoder(processor, getattr(model.config.get_text_config(), "max_position_embeddings", None))
     encoded = encoder.encode(rows, lambda done: tick(f"reading rows, {done} of {len(rows)}"))
     check_supervised(encoded, phase.name)
     check_vocabulary(model, encoded, phase.name)
     features = check_image_tokens(model, encoder, encoded, rows, phase.name)
-    order = batches([e.pictures > 0 for e in encoded.examples], setting.batch_size, setting.steps, phase.seed)
+    pictured, labels = [e.pictures > 0 for e in encoded.examples], [e.label is True for e in encoded.examples]
+    if phase.method == "kto":
+        order = balanced(pictured, labels, setting.batch_size, setting.steps, phase.seed)
+    else:
+        order = batches(pictured, setting.batch_size, setting.steps, phase.seed)
 
-    before = fingerprints(model)
     lines = read_log(checkpoint.path / "log.jsonl") if checkpoint else []
     write_log(folder / "log.jsonl", lines)
     collator = Collator(encoder, encoded.examples, rows)
+    # A row with pictures and one without: what adapters are merged by must compute the same before and after.
+    probe = collator([{"example": i} for i in {kind: i for i, kind in enumerate(pictured)}.values()]) if adapted else {}
     ready = time.monotonic()
     with quiet(), same_config(model) as as_before:
 
@@ -141,14 +151,25 @@ def run_phase(
             if snapshots is None or step not in snapshots.steps:
                 return False
             with as_before():
-                return snapshots.take(step)
+                return snapshots.take(step, merged_copy(model, adapted, probe, phase.name) if adapted else model)
 
         watch = Watch(phase.name, setting.steps, folder, ctx, lines, tell, elapsed, after)
         trainer = make_trainer(
-            phase.method, model, processor, order, collator, setting, phase.seed, folder, phase.options, watch, tick
+            phase.method,
+            model,
+            processor,
+            order,
+            collator,
+            setting,
+            phase.seed,
+            folder,
+            phase.options,
+            watch,
+            tick,
+            phase.lora.projector_learning_rate if phase.lora else None,
         )
         trainer.report = watch.report
-        trainer.before_first_step = lambda t: check_trainable(t.model, t.optimizer, phase.trainable, phase.name)
+        trainer.before_first_step = lambda t: check_trainable(t.model, t.optimizer, phase.trainable, phase.name, adapted)
         try:
             trainer.train(resume_from_checkpoint=str(checkpoint.path) if checkpoint else None)
         finally:
@@ -156,7 +177,9 @@ def run_phase(
             model.zero_grad(set_to_none=True)
     if watch.interrupted:
         raise StageInterrupted(f"{phase.name}: stopped at step {watch.lines[-1]['step']} of {setting.steps}, with a checkpoint")
-    changed = check_changes(before, model, phase.trainable, phase.name)
+    if adapted:
+        merge(model, adapted, probe, phase.name)
+    changed = check_changes(before, model, phase.trainable, phase.name, adapted)
     model.requires_grad_(True)
 
     kept = [(e.source, e.pictures > 0) for e in encoded.examples]
@@ -169,7 +192,7 @@ def run_phase(
         "samples_per_second": round(lines[-1]["step"] * setting.batch_size / seconds, 2),
         "final_loss": sum(line["loss"] for line in lines[-10:]) / len(lines[-10:]),
         "mean_learning_rate": sum(line["lr"] for line in lines) / len(lines),
-        **{name: lines[-1][name] for name in ("reward_margin", "reward_accuracy") if name in lines[-1]},
+        **{name: lines[-1][name] for name in ("reward_margin", "reward_accuracy", "kl") if name in lines[-1]},
         "max_grad_norm_seen": max(line["grad_norm"] for line in lines),
         "rows_by_source": dict(Counter(source for source, _ in kept)),
         "rows_with_pictures": sum(pictured for _, pictured in kept),
@@ -180,55 +203,11 @@ def run_phase(
         "end_token": encoded.end_token,
         "image_features": features,
         "trainable_parameters": parameters,
+        "adapted_layers": len(adapted),
         "changed_tensors": changed,
         "resumed_from_step": checkpoint.step if checkpoint else 0,
         "loss_curve": curve(lines),
     }
-
-
-class Snapshots:
-    """The intermediate models of a stage's last phase: `take(step)` publishes what is wanted after that step, and says whether
-    the phase ends there."""
-
-    def __init__(self, model: Any, processor: Any, phase: str, ctx: StageContext) -> None:
-        self.model, self.processor, self.phase, self.ctx = model, processor, phase, ctx
-        self.steps = {*ctx.snapshots, *([] if ctx.step is None else [ctx.step])}
-
-    def take(self, step: int) -> bool:
-        publish = self.ctx.snapshots.get(step)
-        if publish is not None:
-            from vlsafe.model.load import save_model
-
-            facts = {"template_hash": self.ctx.facts["template_hash"], "phase": self.phase, "step": step}
-            publish(lambda out: save_model(self.model, self.processor, out), facts)
-        return step == self.ctx.step
-
-
-@contextmanager
-def same_config(model: Any) -> Iterator[Callable[[], AbstractContextManager[None]]]:
-    """Trainers write into the model's configuration (use_cache, tags); the artifact keeps what the parent had. Within what is
-    yielded the model has it for a moment."""
-    configs = [c for c in (model.config, model.config.get_text_config(), model.generation_config) if c is not None]
-    before = [dict(vars(config)) for config in configs]
-
-    def put(values: Sequence[Mapping[str, Any]]) -> None:
-        for config, kept in zip(configs, values, strict=True):
-            vars(config).clear()
-            vars(config).update(kept)
-
-    @contextmanager
-    def as_before() -> Iterator[None]:
-        now = [dict(vars(config)) for config in configs]
-        put(before)
-        try:
-            yield
-        finally:
-            put(now)
-
-    try:
-        yield as_before
-    finally:
-        put(before)
 
 
 def keep(model: Any, facts: dict[str, Any], folder: Path, seconds: float) -> None:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import re
 import zlib
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 from vlsafe.errors import CheckError
@@ -18,31 +19,46 @@ def part_of(name: str) -> str:
     return model_part_of(name).partition(".")[0]
 
 
-def freeze_all_but(model: Any, trainable: Sequence[str], where: str) -> dict[str, int]:
-    """Let exactly the parts `trainable` be trained; returns the number of their parameters by part.
+def is_trained(name: str, trainable: Sequence[str], adapted: Collection[str] = ()) -> bool:
+    """Whether the parameter `name` is declared to be trained: it belongs to the parts `trainable`. Where layers are `adapted`,
+    of the language model only their adapters are, and once these are merged only their weights."""
+    part = part_of(name)
+    if part != "language_model" or not adapted:
+        return part in trainable
+    layer = re.sub(r"\.lora_[AB]\.\w+\.weight$|\.weight$", "", name)
+    return part in trainable and layer in adapted
+
+
+def freeze_all_but(model: Any, trainable: Sequence[str], where: str, adapted: Collection[str] = ()) -> dict[str, int]:
+    """Let exactly the parts `trainable` be trained (`is_trained`); returns the number of their trained parameters by part.
 
     Raises `CheckError` for a part that the model doesn't have.
     """
     sizes: Counter[str] = Counter()
+    trained: Counter[str] = Counter()
     for name, parameter in model.named_parameters():
-        part = part_of(name)
-        sizes[part] += parameter.numel()
-        parameter.requires_grad_(part in trainable)
+        parameter.requires_grad_(is_trained(name, trainable, adapted))
+        sizes[part_of(name)] += parameter.numel()
+        trained[part_of(name)] += parameter.numel() * parameter.requires_grad
     for part in trainable:
         if not sizes[part]:
             has = ", ".join(p for p in PARTS if sizes[p])
             raise CheckError(f"{where}: trainable part '{part}' has no parameters in {type(model).__name__}; it has: {has}")
-    return {part: sizes[part] for part in PARTS if part in trainable}
+    return {part: trained[part] for part in PARTS if part in trainable}
 
 
-def check_trainable(model: Any, optimizer: Any, trainable: Sequence[str], where: str) -> None:
-    """Raises `CheckError` unless the optimiser holds every parameter of the declared parts and nothing else."""
+def check_trainable(model: Any, optimizer: Any, trainable: Sequence[str], where: str, adapted: Collection[str] = ()) -> None:
+    """Raises `CheckError` unless the optimiser holds every parameter that is declared (`is_trained`) and nothing else."""
     held = {id(p) for group in optimizer.param_groups for p in group["params"]}
     for name, parameter in model.named_parameters():
-        declared = part_of(name) in trainable
+        declared = is_trained(name, trainable, adapted)
         if declared != (id(parameter) in held) or declared != parameter.requires_grad:
             state = "is not trained" if declared else "would be trained"
-            raise CheckError(f"{where}: {name} {state}, but the trainable parts are {', '.join(trainable)}")
+            raise CheckError(f"{where}: {name} {state}, but the trainable parts are {described(trainable, adapted)}")
+
+
+def described(trainable: Sequence[str], adapted: Collection[str]) -> str:
+    return ", ".join(f"{part} (its adapters)" if adapted and part == "language_model" else part for part in trainable)
 
 
 def fingerprints(model: Any) -> dict[str, int]:
@@ -55,20 +71,25 @@ def fingerprints(model: Any) -> dict[str, int]:
     }
 
 
-def check_changes(before: dict[str, int], model: Any, trainable: Sequence[str], where: str) -> int:
-    """How many trained tensors changed.
+def check_changes(
+    before: dict[str, int], model: Any, trainable: Sequence[str], where: str, adapted: Collection[str] = ()
+) -> int:
+    """How many trained tensors changed, now that adapters are merged.
 
-    Raises `CheckError` if a frozen one did, a declared part did not, or one holds values that are no numbers.
+    Raises `CheckError` if a frozen one did, a declared part or an adapted layer did not, or one holds values that are no
+    numbers.
     """
     changed: Counter[str] = Counter()
     for name, value in fingerprints(model).items():
         if value != before[name]:
-            part = part_of(name)
-            if part not in trainable:
-                raise CheckError(f"{where}: {name} changed, although {part} is frozen")
-            changed[part] += 1
+            if not is_trained(name, trainable, adapted):
+                frozen = part_of(name) if part_of(name) not in trainable else "what has no adapter"
+                raise CheckError(f"{where}: {name} changed, although {frozen} is frozen")
+            changed[part_of(name)] += 1
+        elif name.removesuffix(".weight") in adapted:
+            raise CheckError(f"{where}: {name} is what it was, although its adapter was trained and merged")
     for name, parameter in model.named_parameters():
-        if part_of(name) in trainable and not parameter.isfinite().all():
+        if is_trained(name, trainable, adapted) and not parameter.isfinite().all():
             raise CheckError(f"{where}: {name} holds values that are no numbers: lower learning_rate or raise warmup_steps")
     for part in trainable:
         if not changed[part]:

@@ -1,8 +1,8 @@
 """TRL's trainers, changed only where speed and exactness need it. Imports torch and trl: import this inside functions.
 
 What differs from TRL: rows are encoded beforehand (the collator only pads), the head runs on supervised positions only and
-computes no metrics beside the loss, the learning rate follows `Optimization.factor`, checkpoints hold the weights under the
-model's own names, and the loss and gradient norm of each step stay on the device until they are written.
+computes no metrics beside the loss, the learning rate follows `Optimization.factor`, checkpoints hold the trained weights under
+the model's own names, and the loss and gradient norm of each step stay on the device until they are written.
 """
 
 from __future__ import annotations
@@ -10,18 +10,19 @@ from __future__ import annotations
 import types
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from datasets import Dataset
 from safetensors.torch import load_file, save_file
 from transformers import PrinterCallback, Trainer
-from trl import DPOConfig, DPOTrainer, SFTConfig, SFTTrainer
+from trl import DPOConfig, DPOTrainer, KTOConfig, KTOTrainer, SFTConfig, SFTTrainer
 from trl.trainer.utils import FusedCausalLMOutput
 
 from vlsafe.errors import CheckError
 from vlsafe.train.checkpoint import mark, verified
 from vlsafe.train.optimization import Optimization
+from vlsafe.train.parts import part_of
 
 WEIGHTS = "model.safetensors"
 # Text settings that change the logits after the head: such models keep TRL's own head.
@@ -52,16 +53,28 @@ def use_light_head(model: Any) -> None:
 
 
 class Exact(Trainer):  # type: ignore[misc]
-    """What both trainers share. `report(step, loss, grad_norm, learning_rate, tokens, more)` is called after every step with
+    """What all trainers share. `report(step, loss, grad_norm, learning_rate, tokens, more)` is called after every step with
     tensors that are still on the device; `before_first_step(trainer)` once, when the optimiser exists."""
 
     optimization: Optimization
+    projector_learning_rate: float | None = None  # None: that of everything else
     lr_scheduler: Any
     report: Callable[[int, Any, Any, float, int, dict[str, float]], None]
     before_first_step: Callable[[Any], None]
 
     def _send_telemetry(self) -> None:
         return None
+
+    def create_optimizer(self, model: Any = None) -> Any:
+        made = self.optimizer is None
+        optimizer = super().create_optimizer(model)
+        if made and self.projector_learning_rate is not None:
+            projector = {id(p) for n, p in self.model.named_parameters() if part_of(n) == "projector"}
+            for group in list(optimizer.param_groups):
+                own = [p for p in group["params"] if id(p) in projector]
+                group["params"] = [p for p in group["params"] if id(p) not in projector]
+                optimizer.add_param_group({**group, "params": own, "lr": self.projector_learning_rate})
+        return optimizer
 
     def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
         if self.lr_scheduler is None:
@@ -99,10 +112,17 @@ class Exact(Trainer):  # type: ignore[misc]
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
         out = Path(output_dir or self.args.output_dir)
         out.mkdir(parents=True, exist_ok=True)
-        save_weights(state_dict or self.model.state_dict(), out / WEIGHTS)
+        save_weights(state_dict or trained_state(self.model), out / WEIGHTS)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
-        load_weights(model or self.model, Path(resume_from_checkpoint) / WEIGHTS)
+        model = model or self.model
+        load_weights(model, Path(resume_from_checkpoint) / WEIGHTS, trained_state(model))
+
+
+def trained_state(model: Any) -> dict[str, Any]:
+    """The state dict without what is frozen."""
+    frozen = {name for name, p in model.named_parameters(remove_duplicate=False) if not p.requires_grad}
+    return {name: tensor for name, tensor in model.state_dict().items() if name not in frozen}
 
 
 def save_weights(state: Mapping[str, Any], file: Path) -> None:
@@ -116,8 +136,8 @@ def save_weights(state: Mapping[str, Any], file: Path) -> None:
     save_file(kept, file, metadata={"format": "pt"})
 
 
-def load_weights(model: Any, file: Path) -> None:
-    """The inverse: raises `CheckError` where a tensor is missing or left over."""
+def load_weights(model: Any, file: Path, needed: Mapping[str, Any] | None = None) -> None:
+    """The inverse: raises `CheckError` where a tensor is left over, or one of the whole state dict (or of `needed`) missing."""
     saved = load_file(file)
     state = model.state_dict()
     with torch.no_grad():
@@ -126,7 +146,8 @@ def load_weights(model: Any, file: Path) -> None:
                 raise CheckError(f"{file}: '{name}' does not fit {type(model).__name__}")
             state[name].copy_(tensor)
     filled = {state[name].data_ptr() for name in saved}
-    missing = [name for name, tensor in state.items() if tensor.data_ptr() not in filled]
+    needed = state if needed is None else needed
+    missing = [name for name, tensor in needed.items() if tensor.data_ptr() not in filled]
     if missing:
         raise CheckError(f"{file}: {len(missing)} tensors of {type(model).__name__} are missing, such as {missing[0]}")
 
@@ -147,9 +168,12 @@ class Supervised(Exact, SFTTrainer):  # type: ignore[misc]
         return loss
 
 
-class Preference(Exact, DPOTrainer):  # type: ignore[misc]
-    """DPO (Rafailov et al. 2023, eq. 7), TRL's loss. The reference is the model before its first step; its log-probabilities
-    are computed once, in the batches they are used in, and kept in `reference_file`, so no second model is held."""
+class Compared(Exact):
+    """What DPO and KTO share: the reference is the model before its first step; its log-probabilities are computed once, in
+    the batches they are used in, and kept in `reference_file`, so no second model is held."""
+
+    reference_columns: ClassVar[tuple[str, str]]
+    metric_names: ClassVar[tuple[tuple[str, str], ...]]  # ours and TRL's
 
     def __init__(self, model: Any, reference_file: Path, tick: Callable[[str], None], **kwargs: Any) -> None:
         self._reference_file, self._tick = reference_file, tick
@@ -160,8 +184,11 @@ class Preference(Exact, DPOTrainer):  # type: ignore[misc]
 
     def step_metrics(self) -> dict[str, float]:
         last = self._metrics["train"]  # TRL's, which it averages only where it logs
-        names = {"reward_margin": "rewards/margins", "reward_accuracy": "rewards/accuracies"}
-        return {ours: last[theirs][-1] for ours, theirs in names.items()}
+        return {ours: last[theirs][-1] for ours, theirs in self.metric_names}
+
+    def reference(self, inputs: Any) -> tuple[Any, Any]:
+        """The log-probabilities of a batch for each of `reference_columns`."""
+        raise NotImplementedError
 
     def _precompute_ref_logps(self, dataset: Any, name: str, batch_size: int) -> Any:
         use_light_head(self.model)
@@ -170,16 +197,40 @@ class Preference(Exact, DPOTrainer):  # type: ignore[misc]
             rows = []
             self.model.eval()
             for start in range(0, len(dataset), batch_size):
-                self._tick(f"asking the reference, {start} of {len(dataset)} pairs")
+                self._tick(f"asking the reference, {start} of {len(dataset)}")
                 features = [dataset[i] for i in range(start, min(start + batch_size, len(dataset)))]
                 inputs = self._prepare_inputs(self.data_collator(features))
-                rows.append(torch.stack(self.compute_ref_log_probs(self.model, inputs), dim=1).float().cpu())
+                rows.append(torch.stack(self.reference(inputs), dim=1).float().cpu())
             save_file({"log_probs": torch.cat(rows)}, self._reference_file)
             mark(marker, [self._reference_file.name])
         values = load_file(self._reference_file)["log_probs"]
-        return dataset.add_column("ref_chosen_logps", values[:, 0].tolist()).add_column(
-            "ref_rejected_logps", values[:, 1].tolist()
-        )
+        for i, column in enumerate(self.reference_columns):
+            dataset = dataset.add_column(column, values[:, i].tolist())
+        return dataset
+
+
+class Preference(Compared, DPOTrainer):  # type: ignore[misc]
+    """DPO (Rafailov et al. 2023, eq. 7), TRL's loss."""
+
+    reference_columns = ("ref_chosen_logps", "ref_rejected_logps")
+    metric_names = (("reward_margin", "rewards/margins"), ("reward_accuracy", "rewards/accuracies"))
+
+    def reference(self, inputs: Any) -> tuple[Any, Any]:
+        return tuple(self.compute_ref_log_probs(self.model, inputs))
+
+
+class Unpaired(Compared, KTOTrainer):  # type: ignore[misc]
+    """KTO (Ethayarajh et al. 2024, eq. 7), TRL's loss. Its reference point, an estimate of the divergence from the reference
+    model, is taken on each prompt of the batch with the answer of the row before it, also TRL's."""
+
+    reference_columns = ("ref_logps", "ref_KL_logps")
+    metric_names = (("reward_margin", "rewards/margins"), ("kl", "kl"))
+
+    def reference(self, inputs: Any) -> tuple[Any, Any]:
+        # Not `compute_ref_log_probs`: it leaves the pictures out.
+        matched = {f"KL_{k}": inputs[k] for k in ("input_ids", "attention_mask", "completion_mask")}
+        with torch.no_grad():
+            return self._compute_kl_logps(self.model, {**inputs, **matched}), self._compute_kl_logps(self.model, inputs)
 
 
 def make_trainer(
@@ -194,6 +245,7 @@ def make_trainer(
     options: Mapping[str, Any],
     callback: Any,
     tick: Callable[[str], None],
+    projector_learning_rate: float | None = None,
 ) -> Any:
     """The trainer of one phase: it reads example numbers in the order of `batches` and never shuffles.
 
@@ -222,10 +274,12 @@ def make_trainer(
         "use_cpu": model.device.type == "cpu",
         "bf16": False,
     }
-    order = Dataset.from_dict({"example": [i for batch in batches for i in batch]})
+    order = {"example": [i for batch in batches for i in batch]}
+    if method == "kto":  # said here, so that a batch that is split over processes keeps its mismatched answers
+        order["mismatched"] = [i for batch in batches for i in batch[-1:] + batch[:-1]]
     inputs = {
         "model": model,
-        "train_dataset": order,
+        "train_dataset": Dataset.from_dict(order),
         "data_collator": collator,
         "processing_class": processor,
         "callbacks": [callback],
@@ -233,10 +287,14 @@ def make_trainer(
     if method == "sft":
         trainer = Supervised(args=SFTConfig(**shared, dataset_kwargs={"skip_prepare_dataset": True}), **inputs)
     else:
-        extra = {**options, "precompute_ref_log_probs": True}
-        trainer = Preference(
-            args=DPOConfig(**shared, **extra), reference_file=folder / "reference.safetensors", tick=tick, **inputs
+        kind, config = (Preference, DPOConfig) if method == "dpo" else (Unpaired, KTOConfig)
+        trainer = kind(
+            args=config(**shared, **options, precompute_ref_log_probs=True),
+            reference_file=folder / "reference.safetensors",
+            tick=tick,
+            **inputs,
         )
     trainer.optimization = optimization
+    trainer.projector_learning_rate = projector_learning_rate
     trainer.remove_callback(PrinterCallback)
     return trainer

@@ -6,17 +6,18 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from vlsafe.data.mix import Mixed, counts
+from vlsafe.data.mix import Mixed, Unpaired, counts
 from vlsafe.data.rows import TrainingData
 from vlsafe.errors import CheckError, ConfigError
 from vlsafe.registry import Component, register
-from vlsafe.settings import Fraction, PositiveFloat, Seed, spec_of
+from vlsafe.settings import Fraction, PositiveFloat, Seed, added, spec_of
 from vlsafe.stage import StageContext
 from vlsafe.train.adaptation import Adaptation, run_and_save
+from vlsafe.train.lora import Lora
 from vlsafe.train.optimization import Optimization
 
 if TYPE_CHECKING:
-    from vlsafe.train.engine import Part, Phase
+    from vlsafe.train.engine import Method, Part, Phase
 
 Order = Literal["after", "before", "joint"]
 TrainableParts = tuple[Literal["language_model", "projector", "vision_tower"], ...]
@@ -70,7 +71,8 @@ class Supervised(SafetyTune):
     """Supervised tuning on refusals (as VLGuard, arXiv 2402.02207: post-hoc is `after`, mixed is `joint`).
 
     `joint` shows in one shuffled order the rows that adaptation and tuning would see one after the other, under the
-    adaptation's optimisation; `optimization` then only says how many rows the tuning brings.
+    adaptation's optimisation, with its adapters where it has them; `optimization` then only says how many rows the tuning
+    brings.
     """
 
     optimization: Optimization
@@ -78,13 +80,14 @@ class Supervised(SafetyTune):
     order: Order = "after"
     trainable: TrainableParts = ("language_model", "projector")
     seed: Seed = 0
+    lora: Lora | None = added(None)
 
     @property
     def cost_units(self) -> float:
         return float(self.optimization.steps)
 
     def check(self) -> None:
-        check_tuning(self.trainable, self.order)
+        check_tuning(self.trainable, self.order, self.lora)
 
     def check_text_only(self) -> None:
         check_text_only(self.trainable)
@@ -106,12 +109,56 @@ class Supervised(SafetyTune):
             safety = draw(lambda n: data.supervised("safety", n, self.seed), parts["safety"], text_only, "safety")
             return Mixed([helpful, safety], self.seed)
 
-        run_and_save([phase("sft", rows, self.optimization, self.trainable, self.seed, text_only)], ctx)
+        run_and_save([phase("sft", rows, self.optimization, self.trainable, self.seed, text_only, lora=self.lora)], ctx)
+
+
+class FromPairs(SafetyTune):
+    """What tuning on preference pairs shares, whatever its loss."""
+
+    optimization: Optimization
+    helpful: float
+    trainable: TrainableParts
+    seed: int
+    lora: Lora | None
+
+    @property
+    def cost_units(self) -> float:
+        return float(self.optimization.steps)
+
+    def check(self) -> None:
+        if self.order == "joint":
+            raise ConfigError(
+                "safety_tune.order=joint: preference pairs can't be mixed with the adaptation's instructions;"
+                " set safety_tune=sft, or safety_tune.order=after or before"
+            )
+        check_tuning(self.trainable, self.order, self.lora)
+        if self.lora is not None and self.lora.dropout:
+            raise ConfigError(
+                f"safety_tune.lora.dropout={self.lora.dropout:g}: training on preferences compares the model with a reference,"
+                " so it runs without dropout; set 0"
+            )
+
+    def check_text_only(self) -> None:
+        check_text_only(self.trainable)
+
+    def refuse_joint(self, adaptation: Adaptation | None) -> None:
+        if adaptation is not None:
+            self.check()
+            name = self.component_name
+            raise ConfigError(f"safety_tune={name} can't be trained jointly with an adaptation: set safety_tune.order=after")
+
+    def pairs(self, data: TrainingData, n: int, text_only: bool) -> Sequence[Any]:
+        """`n` pairs, of which the share `helpful` prefers an answer to a needless refusal."""
+        parts = counts({"helpful": self.helpful, "safety": 1.0 - self.helpful}, n)
+        source = data.preferences
+        helpful = draw(lambda n: source("helpful_preference", n, self.seed), parts["helpful"], text_only, "helpful_preference")
+        safety = draw(lambda n: source("preference", n, self.seed), parts["safety"], text_only, "preference")
+        return Mixed([helpful, safety], self.seed)
 
 
 @register("safety_tune", "dpo")
 @dataclass(frozen=True)
-class Preference(SafetyTune):
+class Preference(FromPairs):
     """Direct preference optimisation (Rafailov et al., arXiv 2305.18290, eq. 7), refusals preferred to harmful answers, as
     SPA-VL does. The reference is the model that tuning starts from."""
 
@@ -121,42 +168,61 @@ class Preference(SafetyTune):
     order: Order = "after"
     trainable: TrainableParts = ("language_model", "projector")
     seed: Seed = 0
-
-    @property
-    def cost_units(self) -> float:
-        return float(self.optimization.steps)
-
-    def check_text_only(self) -> None:
-        check_text_only(self.trainable)
-
-    def check(self) -> None:
-        if self.order == "joint":
-            raise ConfigError(
-                "safety_tune.order=joint: preference pairs can't be mixed with the adaptation's instructions;"
-                " set safety_tune=sft, or safety_tune.order=after or before"
-            )
-        check_tuning(self.trainable, self.order)
+    lora: Lora | None = added(None)
 
     def run(
         self, data: TrainingData, ctx: StageContext, *, text_only: bool = False, adaptation: Adaptation | None = None
     ) -> None:
-        if adaptation is not None:
-            self.check()
-            raise ConfigError("safety_tune=dpo can't be trained jointly with an adaptation: set safety_tune.order=after")
-        parts = counts({"helpful": self.helpful, "safety": 1.0 - self.helpful}, self.optimization.rows)
+        self.refuse_joint(adaptation)
 
         def rows() -> Sequence[Any]:
-            pairs = data.preferences
-            helpful = draw(
-                lambda n: pairs("helpful_preference", n, self.seed), parts["helpful"], text_only, "helpful_preference"
+            return self.pairs(data, self.optimization.rows, text_only)
+
+        options = {"beta": self.beta}
+        run_and_save([phase("dpo", rows, self.optimization, self.trainable, self.seed, text_only, options, self.lora)], ctx)
+
+
+@register("safety_tune", "kto")
+@dataclass(frozen=True)
+class KahnemanTversky(FromPairs):
+    """Kahneman-Tversky optimisation (Ethayarajh et al., arXiv 2402.01306, eq. 7) of single answers, each desirable or not.
+
+    Both sides of each of `data`'s pairs are used: the chosen answer is desirable, the rejected one undesirable. Half of each
+    batch is desirable and half undesirable. The reference is the model that tuning starts from.
+    """
+
+    optimization: Optimization  # batch_size counts answers
+    beta: PositiveFloat
+    helpful: Fraction  # share of pairs that prefer an answer to a needless refusal
+    desirable_weight: PositiveFloat = 1.0
+    undesirable_weight: PositiveFloat = 1.0
+    order: Order = "after"
+    trainable: TrainableParts = ("language_model", "projector")
+    seed: Seed = 0
+    lora: Lora | None = added(None)
+
+    def check(self) -> None:
+        super().check()
+        size = self.optimization.batch_size
+        if size % 2 or size < 4:
+            raise ConfigError(
+                f"safety_tune.optimization.batch_size={size}: half of a batch is desirable and half undesirable, each of two"
+                " answers at least; set an even number from 4 on"
             )
-            safety = draw(lambda n: pairs("preference", n, self.seed), parts["safety"], text_only, "preference")
-            return Mixed([helpful, safety], self.seed)
 
-        run_and_save([phase("dpo", rows, self.optimization, self.trainable, self.seed, text_only, {"beta": self.beta})], ctx)
+    def run(
+        self, data: TrainingData, ctx: StageContext, *, text_only: bool = False, adaptation: Adaptation | None = None
+    ) -> None:
+        self.refuse_joint(adaptation)
+
+        def rows() -> Sequence[Any]:
+            return Unpaired(self.pairs(data, self.optimization.rows // 2, text_only))
+
+        options = {name: getattr(self, name) for name in ("beta", "desirable_weight", "undesirable_weight")}
+        run_and_save([phase("kto", rows, self.optimization, self.trainable, self.seed, text_only, options, self.lora)], ctx)
 
 
-def check_tuning(trainable: Sequence[str], order: str) -> None:
+def check_tuning(trainable: Sequence[str], order: str, lora: Lora | None) -> None:
     if not trainable:
         raise ConfigError("safety_tune.trainable=[]: nothing would be trained; name language_model, projector or both")
     if order == "before":
@@ -166,6 +232,13 @@ def check_tuning(trainable: Sequence[str], order: str) -> None:
             f"safety_tune.trainable={list(trainable)}: joint training trains what the adaptation trains;"
             " set [language_model, projector], or safety_tune.order=after"
         )
+    if lora is not None and order == "joint":
+        raise ConfigError(
+            "safety_tune.lora: joint training trains as the adaptation does; set safety_tune=sft (adaptation=llava_lora has"
+            " adapters), or safety_tune.order=after"
+        )
+    if lora is not None:
+        lora.check("safety_tune.lora", trainable)
 
 
 def check_text_only(trainable: Sequence[str]) -> None:
@@ -178,18 +251,19 @@ def check_text_only(trainable: Sequence[str]) -> None:
 
 
 def phase(
-    method: Literal["sft", "dpo"],
+    method: Method,
     rows: Callable[[], Sequence[Any]],
     optimization: Optimization,
     trainable: TrainableParts,
     seed: int,
     text_only: bool,
     options: dict[str, Any] | None = None,
+    lora: Lora | None = None,
 ) -> Phase:
     from vlsafe.train.engine import Phase
 
     parts: tuple[Part, ...] = ("language_model",) if text_only else trainable
-    return Phase(method, method, rows, optimization, parts, seed, options or {})
+    return Phase(method, method, rows, optimization, parts, seed, options or {}, lora)
 
 
 def draw(source: Callable[[int], Sequence[Any]], n: int, text_only: bool, purpose: str) -> Sequence[Any]:
