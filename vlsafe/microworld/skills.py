@@ -50,13 +50,15 @@ class Draws:
     def __init__(self, world: World, stream: int, seed: int, index: int) -> None:
         import numpy as np
 
-        self._values = np.random.Generator(np.random.PCG64([world.seed, stream, seed, index])).random(40).tolist()
+        values = np.random.Generator(np.random.PCG64([world.seed, stream, seed, index])).random(40).tolist()
+        self._values: list[float] = values[:-1]
+        self.lot: float = values[-1]  # in [0, 1): which kind of row it is, apart from how that row comes out
         self._next = 0
 
     def share(self) -> float:
         """Uniform in [0, 1)."""
         self._next += 1
-        return float(self._values[self._next - 1])
+        return self._values[self._next - 1]
 
     def below(self, n: int) -> int:
         return int(self.share() * n)
