@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from vlsafe.data.rows import TrainingData
 from vlsafe.registry import Component, register
-from vlsafe.settings import Seed
+from vlsafe.settings import Fraction, Seed, added, execution
 from vlsafe.stage import StageContext
 from vlsafe.train.optimization import Optimization
 
@@ -20,6 +20,7 @@ class Adaptation(Component):
     """Base of the group `adaptation`: from the artifact `ctx.parents["model"]` to a model artifact in `ctx.out`."""
 
     trains: ClassVar[bool] = True  # false: there is no such stage
+    filter: str | None = None  # the judge that reads the rows before training
 
     @property
     def cost_units(self) -> float:
@@ -28,6 +29,16 @@ class Adaptation(Component):
 
     def check(self) -> None:
         """Raises `ConfigError` where settings contradict each other: called when cells are composed."""
+        from vlsafe.train.filter import filter_judge
+
+        if self.filter is not None:
+            filter_judge(self.filter)
+
+    def filter_spec(self) -> dict[str, Any]:
+        """The part of the key that is the filter's: which version of which judge."""
+        from vlsafe.train.filter import filter_spec
+
+        return filter_spec(self.filter)
 
     def phases(self, data: TrainingData, more_rows: int = 0, more: Sequence[Any] = ()) -> list[Phase]:
         """The phases of training. For joint training the last one sees `more_rows` more of its own rows, and `more` too."""
@@ -55,6 +66,8 @@ class Llava(Adaptation):
     projector: Optimization
     instruct: Optimization
     seed: Seed = 0
+    filter: str | None = added(None)  # the judge whose harmful rows are replaced before training
+    most_removed: Fraction = execution(0.5)  # a filter that would remove more of the rows stops the stage
 
     @property
     def cost_units(self) -> float:
@@ -65,6 +78,7 @@ class Llava(Adaptation):
 
         from vlsafe.data.mix import Mixed
         from vlsafe.train.engine import Phase
+        from vlsafe.train.filter import read_rows
 
         first, second = self.projector, self.instruct
         instructions = second.rows + more_rows
@@ -72,14 +86,14 @@ class Llava(Adaptation):
         joint = replace(second, steps=steps)
 
         def instruct() -> Sequence[Any]:
-            rows = data.supervised("instruct", instructions, self.seed)
+            rows = read_rows(data, "instruct", instructions, self.seed, self.filter, self.most_removed)
             return Mixed([rows, more], self.seed) if more else rows
 
         return [
             Phase(
                 name="projector",
                 method="sft",
-                rows=lambda: data.supervised("projector", first.rows, self.seed),
+                rows=lambda: read_rows(data, "projector", first.rows, self.seed, self.filter, self.most_removed),
                 optimization=first,
                 trainable=("projector",),
                 seed=self.seed,

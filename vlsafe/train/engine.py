@@ -157,6 +157,7 @@ def run_phase(
         "tokens_by_source": dict(encoded.tokens),
         "dropped_rows_by_source": dict(encoded.dropped),
         "passes_over_rows": round(setting.rows / len(kept), 3),
+        **getattr(rows, "facts", {}),
         "end_token": encoded.end_token,
         "image_features": features,
         "trainable_parameters": parameters,
