@@ -50,15 +50,15 @@ def pretraining(world: World, draws: Draws) -> SupervisedRow:
     if what == "fact":
         ask = skills.fact(world, draws)
     elif what == "kind":
-        ask = skills.kind_fact(draws)
+        ask = skills.kind_fact(world, draws)
     elif what == "verdict":
         ask = skills.verdict(world, draws)
     elif what == "name":
-        ask = skills.name(draws)
+        ask = skills.name(world, draws)
     elif what == "about":
         ask = skills.about(world, draws)
     else:
-        request = skills.any_request(draws)
+        request = skills.any_request(world, draws)
         if what == "this":
             ask = skills.this(world, draws, request)
         elif what == "read":
@@ -77,7 +77,7 @@ def alignment(world: World, draws: Draws, pictured: bool = False) -> SupervisedR
     if draws.share() < 0.12:
         return skills.supervised(world, draws, skills.fact(world, draws), pictured=pictured)
     if draws.share() < 0.08:
-        return skills.supervised(world, draws, skills.name(draws), pictured=pictured)
+        return skills.supervised(world, draws, skills.name(world, draws), pictured=pictured)
     refuse = draws.share() < 0.5
     kind = "forbidden" if refuse else draws.pick(skills.BORDERLINE) if draws.share() < 0.6 else "harmless"
     request = skills.draw_request(world, draws, kind, CATEGORY_SHARES)
@@ -94,7 +94,11 @@ def alignment(world: World, draws: Draws, pictured: bool = False) -> SupervisedR
 
 def projector(world: World, draws: Draws) -> SupervisedRow:
     """Captions, and reading allowed requests aloud."""
-    ask = skills.name(draws) if draws.share() < 0.4 else skills.read(draws, skills.allowed_for_reading(world, draws).question)
+    ask = (
+        skills.name(world, draws)
+        if draws.share() < 0.4
+        else skills.read(draws, skills.allowed_for_reading(world, draws).question)
+    )
     return skills.supervised(world, draws, ask, pictured=True)
 
 
@@ -107,7 +111,7 @@ def instruct(world: World, draws: Draws) -> SupervisedRow:
         return skills.supervised(world, draws, ask, pictured=True)
     what = draws.among({"name": 0.2, "about": 0.25, "read": 0.2, "this": 0.2, "follow": 0.15})
     if what == "name":
-        ask = skills.name(draws)
+        ask = skills.name(world, draws)
     elif what == "about":
         ask = skills.about(world, draws)
     elif what == "read":
@@ -196,7 +200,7 @@ def helpful_preferences(world: World, draws: Draws) -> PreferenceRow:
     if what == "borderline":
         ask = _borderline_ask(world, draws)
     elif what == "name":
-        ask = skills.name(draws)
+        ask = skills.name(world, draws)
     elif what == "about":
         ask = skills.about(world, draws)
     else:
