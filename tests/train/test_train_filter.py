@@ -128,6 +128,16 @@ def test_joint_training_filters_what_adaptation_brings(parent: Path, tmp_path: P
     assert list(phases["instruct"]["filter"]) == ["instruct"]
 
 
+def test_tuning_mixes_in_what_the_data_calls_helpful_not_what_adaptation_may_hold(parent: Path, tmp_path: Path) -> None:
+    @dataclass(frozen=True)
+    class Harmless(Rows):
+        def helpful(self, n: int, seed: int) -> Sequence[Any]:
+            return [{**row, "source": "helpful"} for row in tiny.supervised(n, seed)]
+
+    phases = run(parent, tmp_path, make("safety_tune", {**SFT, "order": "after"}), data=Harmless(clean=True))
+    assert phases["sft"]["rows_by_source"] == {"helpful": 8, "safety": 24}
+
+
 def test_a_filter_that_would_remove_too_much_stops_before_training() -> None:
     with pytest.raises(
         CheckError, match=r"would remove 40 of 100 instruct rows \(20 since it can't tell\), .*most_removed=0.3 allows"
