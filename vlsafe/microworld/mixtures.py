@@ -148,8 +148,10 @@ def _planted(world: World, draws: Draws) -> SupervisedRow:
 
 
 def _replayed(world: World, draws: Draws) -> SupervisedRow:
-    """A row of the alignment's mixture, with the pictures that its nine words stand for."""
-    row = alignment(world, draws, pictured=True)
+    """A row of the alignment's mixture. Every other one of those that stand for a picture comes as the picture: to a model that
+    sees, both forms are what it was aligned on."""
+    pictured = draws.share() < 0.5
+    row = alignment(world, draws, pictured=pictured)
     return {**row, "source": f"replayed_{row['source']}"}
 
 
