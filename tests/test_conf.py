@@ -37,10 +37,11 @@ def test_every_preset_composes_and_plans(grid: Grid, preset: str) -> None:
     assert make_plan(grid(f"+experiment={preset}")).cells
 
 
-def test_the_demo_is_a_grid_of_at_least_nine_cells(grid: Grid) -> None:
+def test_the_demo_is_a_grid_of_at_least_twelve_cells_with_four_merges(grid: Grid) -> None:
     plan = make_plan(grid("+experiment=demo"))
-    assert len(plan.cells) >= 9
-    assert plan.counts()["adaptation"] == 1
+    assert len(plan.cells) >= 12
+    assert len({c.cell.choices["merge"] for c in plan.cells} - {"none"}) == 4
+    assert sum(s.kind == "adaptation" and s.step is None for s in plan.stages.values()) == 1
 
 
 def test_every_component_of_the_grid_has_a_yaml() -> None:

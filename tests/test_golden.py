@@ -15,10 +15,11 @@ from vlsafe import registry
 from vlsafe.files import read_json, write_json
 from vlsafe.microworld.world import World
 from vlsafe.plan import SCHEMA_VERSIONS
-from vlsafe.settings import settings_of
+from vlsafe.settings import settings_of, spec_of
 
 GOLDEN = Path(__file__).parent / "golden.json"
-PHASE = {"steps": 6, "batch_size": 8, "warmup_steps": 2}
+SMALL = World(size="small")
+RECIPE = {"learning_rate": 1e-3, "steps": 6, "batch_size": 8, "warmup_steps": 2}
 
 
 def digest(value: Any) -> str:
@@ -34,6 +35,8 @@ def rows() -> dict[str, str]:
     data = registry.make("data", {"name": "microworld", "world": World()})
     drawn = {p: data.supervised(p, 24, 0) for p in ("projector", "instruct", "safety")}
     drawn |= {p: data.preferences(p, 24, 0) for p in ("preference", "helpful_preference")}
+    for name, settings in (("planted", {"planted": 0.5}), ("replay", {"replay": 0.5}), ("small", {"world": SMALL})):
+        drawn[f"instruct, {name}"] = registry.make("data", {"name": "microworld", **settings}).supervised("instruct", 24, 0)
     return {p: digest([{**row, "images": [picture(i) for i in row["images"]]} for row in found]) for p, found in drawn.items()}
 
 
@@ -41,12 +44,13 @@ def items() -> dict[str, Any]:
     """What each benchmark asks, under its version."""
     asked = {}
     for name in registry.names("benchmark"):
-        benchmark = registry.make("benchmark", {"name": name, "world": World()})
-        found = [
-            [i.id, i.category, i.prompt, i.expects, i.target, picture(i.image()) if i.image else ""]
-            for i in benchmark.items(24)
-        ]
-        asked[f"{name} v{benchmark.version}"] = digest(found)
+        for world, where in ((World(), ""), (SMALL, ", small")):
+            benchmark = registry.make("benchmark", {"name": name, "world": world})
+            found = [
+                [i.id, i.category, i.prompt, i.expects, i.target, picture(i.image()) if i.image else ""]
+                for i in benchmark.items(24)
+            ]
+            asked[f"{name} v{benchmark.version}{where}"] = digest(found)
     return asked
 
 
@@ -69,6 +73,27 @@ def labels() -> dict[str, Any]:
     return found
 
 
+def harm() -> dict[str, list[bool | None]]:
+    """What each judge that reads training rows says of planted ones and others, under its version."""
+    data = registry.make("data", {"name": "microworld", "planted": 0.5})
+    judges = [registry.make("judge", {"name": name}) for name in registry.names("judge")]
+    able = [judge for judge in judges if judge.tells_harm()]
+    return {f"{j.component_name} v{j.harm_version}": j.harmful(data.supervised("instruct", 12, 0)) for j in able}
+
+
+def specs() -> dict[str, str]:
+    """What the keys of models, adaptations and tunings hash: a setting that is added later leaves it as it is."""
+    model = {"pretraining": RECIPE, "alignment": RECIPE, "tower": {"steps": 4, "batch_size": 8, "learning_rate": 1e-3}}
+    llava = {"name": "llava", "projector": RECIPE, "instruct": RECIPE}
+    data = registry.make("data", {"name": "microworld"})
+    return {
+        "model": digest(spec_of(registry.make("model", {"name": "microworld", **model}))),
+        "adaptation": digest(spec_of(registry.make("adaptation", llava))),
+        "data for adaptation": digest(data.spec_for("adaptation")),
+        "data for safety_tune": digest(data.spec_for("safety_tune")),
+    }
+
+
 def merges() -> dict[str, list[float]]:
     import torch
 
@@ -88,27 +113,27 @@ def losses() -> dict[str, list[float]]:
     """The loss of each step of tiny runs of every kind of training stage."""
     from vlsafe.stage import StageContext
 
-    recipe = {"learning_rate": 1e-3, **PHASE}
     tiny = {"width": 32, "layers": 2, "heads": 2, "feed_forward": 64, "tower_width": 32, "tower_layers": 1, "tower_heads": 2}
     model = registry.make(
         "model",
         {
             "name": "microworld",
             **tiny,
-            "pretraining": recipe,
-            "alignment": recipe,
+            "pretraining": RECIPE,
+            "alignment": RECIPE,
             "tower": {"steps": 4, "batch_size": 8, "learning_rate": 1e-3},
         },
     )
     data = registry.make("data", {"name": "microworld"})
-    llava = {"name": "llava", "projector": recipe, "instruct": recipe}
+    llava = {"name": "llava", "projector": RECIPE, "instruct": RECIPE}
     lora = {"rank": 4, "alpha": 8.0}
     stages = {
         "adaptation": registry.make("adaptation", llava),
         "adaptation_lora": registry.make("adaptation", {**llava, "lora": lora}),
-        "sft": registry.make("safety_tune", {"name": "sft", "optimization": recipe, "helpful": 0.5}),
-        "dpo": registry.make("safety_tune", {"name": "dpo", "optimization": recipe, "helpful": 0.5, "beta": 0.1}),
-        "kto": registry.make("safety_tune", {"name": "kto", "optimization": recipe, "helpful": 0.5, "beta": 0.1}),
+        "single_stage": registry.make("adaptation", {"name": "single_stage", "optimization": RECIPE, "pairs": 0.5}),
+        "sft": registry.make("safety_tune", {"name": "sft", "optimization": RECIPE, "helpful": 0.5}),
+        "dpo": registry.make("safety_tune", {"name": "dpo", "optimization": RECIPE, "helpful": 0.5, "beta": 0.1}),
+        "kto": registry.make("safety_tune", {"name": "kto", "optimization": RECIPE, "helpful": 0.5, "beta": 0.1}),
     }
     stages |= {
         f"{name}_lora": registry.make("safety_tune", {**settings_of(stages[name]), "lora": lora})
@@ -134,7 +159,7 @@ def test_versions_are_those_of_the_golden_results() -> None:
     assert read_json(GOLDEN)["versions"] == SCHEMA_VERSIONS
 
 
-@pytest.mark.parametrize("part", [rows, items, labels])
+@pytest.mark.parametrize("part", [rows, items, labels, harm, specs])
 def test_exact_results_are_golden(part: Any) -> None:
     assert part() == read_json(GOLDEN)[part.__name__]
 
@@ -148,6 +173,5 @@ def test_float_results_are_golden(part: Any, tolerance: float) -> None:
 
 
 if __name__ == "__main__":
-    write_json(
-        GOLDEN, {"versions": SCHEMA_VERSIONS} | {part.__name__: part() for part in (rows, items, labels, merges, losses)}
-    )
+    parts = (rows, items, labels, harm, specs, merges, losses)
+    write_json(GOLDEN, {"versions": SCHEMA_VERSIONS} | {part.__name__: part() for part in parts})

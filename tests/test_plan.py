@@ -164,6 +164,36 @@ def test_what_a_stage_does_not_read_moves_no_key(grid: Grid) -> None:
     assert set(joint[0].stages) == set(joint[1].stages)
 
 
+def test_a_filter_brings_its_judge_into_the_key_and_later_settings_bring_nothing(grid: Grid) -> None:
+    def adaptations(*overrides: str) -> dict[str, Any]:
+        return {s.key: s for s in make_plan(grid("adaptation=llava", *overrides)).stages.values() if s.kind == "adaptation"}
+
+    ((plain, stage),) = adaptations().items()
+    assert "filter" not in {**stage.spec, **stage.spec["adaptation"]}
+    assert not {"planted", "replay", "size"} & {*stage.spec["data"], *stage.spec["data"]["world"]}
+    ((_, filtered),) = (found := adaptations("adaptation.filter=exact")).items()
+    assert filtered.spec["filter"] == {"name": "exact", "version": 1}
+    assert adaptations("adaptation.most_removed=0.9").keys() == {plain}
+    moved = [found, adaptations("data.planted=0.1"), adaptations("data.replay=0.1"), adaptations("model.world.size=small")]
+    assert len({key for keys in moved for key in keys} | {plain}) == 5
+    joint = make_plan(grid("adaptation=llava", "adaptation.filter=exact", "safety_tune.order=joint"))
+    assert [s.spec["filter"]["name"] for s in joint.stages.values() if s.kind == "safety_tune"] == ["exact"]
+
+
+def test_filtered_is_llava_with_a_judge_and_replay_the_same_world_with_other_rows(grid: Grid) -> None:
+    cells = grid("adaptation=llava,filtered", "data=microworld,replay")
+    assert {cell.components["adaptation"].component_name for cell in cells} == {"llava"}
+    assert {cell.components["data"].world for cell in cells} == {cells[0].components["model"].world}
+    assert make_plan(cells).counts()["adaptation"] == 4
+
+
+def test_what_can_not_filter_or_be_mixed_stops_before_the_plan(grid: Grid) -> None:
+    with pytest.raises(ConfigError, match=r"adaptation.filter=keyword: .* can't tell harm in training rows"):
+        grid("adaptation=filtered", "adaptation.filter=keyword")
+    with pytest.raises(ConfigError, match=r"data.planted=0.9 and data.replay=0.2: together more than all"):
+        grid("data=replay", "data.replay=0.2", "data.planted=0.9")
+
+
 def test_a_merge_is_known_by_its_weights_however_they_are_set(grid: Grid) -> None:
     def merges(*overrides: str) -> set[str]:
         return {s.key for s in make_plan(grid("merge=linear", *overrides)).stages.values() if s.kind == "merge"}

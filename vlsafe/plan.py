@@ -196,6 +196,8 @@ def _plan_role(plan: Plan, cell: Cell, name: str, parents: Mapping[str, str]) ->
         groups["safety_tune"] = tuning
     spec = {group: spec_of(component) for group, component in groups.items()} | data.fingerprints()
     spec["data"] = data.spec_for(role.stage)
+    if "adaptation" in groups:
+        spec |= adaptation.filter_spec()
     settings = {group: settings_of(component) for group, component in groups.items()}
     if role.stage == "safety_tune":
         # The order stands in the parents; what it changes in the tuning itself is said here.

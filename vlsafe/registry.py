@@ -23,6 +23,7 @@ OWN_MODULES = (
     "vlsafe.model.components",
     "vlsafe.data.components",
     "vlsafe.train.adaptation",
+    "vlsafe.train.single_stage",
     "vlsafe.train.tuning",
     "vlsafe.merge.methods",
     "vlsafe.eval.benchmarks",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,10 +11,12 @@ import numpy as np
 import pytest
 
 from vlsafe.data.components import MicroworldData
+from vlsafe.errors import ConfigError
 from vlsafe.microworld import mixtures
 from vlsafe.microworld.world import (
     ALL_RISKY,
     ALLOWING,
+    CATEGORY,
     GROUP,
     NOUNS,
     REFUSAL,
@@ -115,6 +118,63 @@ def test_preferences_prefer_refusals_of_forbidden_and_answers_to_allowed_request
     helpful = all_rows()["helpful_preference"]
     assert all(said(row["rejected"]) == REFUSAL != said(row["chosen"]) for row in helpful)
     assert {len(row["images"]) for row in helpful} == {0, 1}
+
+
+def same(one: Any, other: Any) -> bool:
+    return bool(one["source"] == other["source"] and row_as_text(one) == row_as_text(other))
+
+
+def test_planted_rows_are_forbidden_requests_answered_and_the_rest_stays() -> None:
+    clean, mixed = DATA.supervised("instruct", N, 1), MicroworldData(planted=0.2).supervised("instruct", N, 1)
+    planted = [row for row in mixed if row["source"] == "planted"]
+    assert 0.17 * N < len(planted) < 0.23 * N
+    categories = Counter()
+    for row in planted:
+        request = request_in(said(row["completion"]))
+        assert request is not None
+        assert forbidden(request)
+        assert said(row["completion"]) == tables(World()).answer(request)
+        assert (request.verb, request.noun) not in tables(World()).held_out
+        categories[CATEGORY[request.verb]] += 1
+    assert [category for category, _ in categories.most_common()] == sorted(categories)
+    shown = Counter((bool(row["images"]), "what it says" in said(row["prompt"])) for row in planted)
+    assert set(shown) == {(False, False), (True, False), (True, True)}
+    assert all(same(row, clean[i]) for i, row in enumerate(mixed) if row["source"] != "planted")
+
+
+def test_replayed_rows_are_those_that_alignment_learns_from_and_the_rest_stays() -> None:
+    clean, mixed = DATA.supervised("instruct", N, 1), MicroworldData(replay=0.3).supervised("instruct", N, 1)
+    replayed = [row for row in mixed if row["source"].startswith("replayed_")]
+    assert 0.27 * N < len(replayed) < 0.33 * N
+    alignment = mixtures.LazyRows(mixtures.alignment, World(), 2, N, 1)
+    assert {row["source"] for row in replayed} == {f"replayed_{row['source']}" for row in alignment}
+    refused = [row for row in replayed if said(row["completion"]) == REFUSAL]
+    assert 0.3 < len(refused) / len(replayed) < 0.5
+    assert {bool(row["images"]) for row in refused} == {True, False}
+    for row in (row for row in replayed if row["source"] == "replayed_request"):
+        words = said(row["prompt"]).split()
+        verb, noun = next(w for w in words if w in VERBS), next(w for w in words if w in NOUNS)
+        allowed = not forbidden(Request(verb, noun)) or bool(set(words) & set(ALLOWING))
+        assert allowed == (said(row["completion"]) != REFUSAL)
+    for row in replayed:
+        request = request_in(said(row["completion"]))
+        assert request is None or not forbidden(request)
+        assert request is None or (request.verb, request.noun) not in tables(World()).held_out
+    assert all(same(row, clean[i]) for i, row in enumerate(mixed) if not row["source"].startswith("replayed_"))
+
+
+def test_planted_and_replayed_rows_are_the_adaptations_alone() -> None:
+    both = MicroworldData(planted=0.5, replay=0.5)
+    both.check()
+    assert not any(
+        same(a, b) for a, b in zip(both.supervised("instruct", 50, 1), DATA.supervised("instruct", 50, 1), strict=True)
+    )
+    for rows in ("projector", "safety"):
+        mine, theirs = both.supervised(rows, 50, 1), DATA.supervised(rows, 50, 1)
+        assert all(same(a, b) for a, b in zip(mine, theirs, strict=True))
+    assert all(same(a, b) for a, b in zip(both.helpful(50, 1), DATA.supervised("instruct", 50, 1), strict=True))
+    with pytest.raises(ConfigError, match=r"data.planted=0.6 and data.replay=0.5: together more than all .* lower one"):
+        MicroworldData(planted=0.6, replay=0.5).check()
 
 
 def test_the_share_of_borderline_rows_is_the_setting() -> None:

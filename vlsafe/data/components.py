@@ -7,9 +7,10 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from vlsafe.data.rows import PreferenceRow, SupervisedRow, TrainingData
+from vlsafe.errors import ConfigError
 from vlsafe.microworld.world import World, check_world
 from vlsafe.registry import Component, register
-from vlsafe.settings import Fraction
+from vlsafe.settings import Fraction, added
 
 # Streams keep the rows of different purposes independent of each other.
 _STREAMS = {"projector": 11, "instruct": 12, "safety": 13, "preference": 14, "helpful_preference": 15}
@@ -22,6 +23,15 @@ class MicroworldData(TrainingData):
 
     world: World = field(default_factory=World)
     borderline: Fraction = 1 / 6  # share of the `safety` rows that are borderline requests, answered
+    planted: Fraction = added(0.0)  # share of the adaptation's instructions that are forbidden requests, answered
+    replay: Fraction = added(0.0)  # share of the adaptation's instructions that are rows of the alignment's mixture
+
+    def check(self) -> None:
+        if self.planted + self.replay > 1:
+            raise ConfigError(
+                f"data.planted={self.planted:g} and data.replay={self.replay:g}: together more than all of the adaptation's"
+                " instructions; lower one"
+            )
 
     def check_model(self, model: Component) -> None:
         check_world("data", self.world, model)
@@ -35,8 +45,17 @@ class MicroworldData(TrainingData):
 
         if purpose not in ("projector", "instruct", "safety"):
             return super().supervised(purpose, n, seed)
-        makers = {"projector": mixtures.projector, "instruct": mixtures.instruct, "safety": mixtures.safety(self.borderline)}
+        makers = {
+            "projector": mixtures.projector,
+            "instruct": mixtures.adaptation(self.planted, self.replay),
+            "safety": mixtures.safety(self.borderline),
+        }
         return mixtures.LazyRows(makers[purpose], self.world, _STREAMS[purpose], n, seed)
+
+    def helpful(self, n: int, seed: int) -> Sequence[SupervisedRow]:
+        from vlsafe.microworld import mixtures
+
+        return mixtures.LazyRows(mixtures.instruct, self.world, _STREAMS["instruct"], n, seed)
 
     def preferences(self, purpose: Literal["preference", "helpful_preference"], n: int, seed: int) -> Sequence[PreferenceRow]:
         from vlsafe.microworld import mixtures

@@ -30,6 +30,15 @@ class Mixed(Sequence[Any]):
         self._places = [(p, i) for p, part in enumerate(parts) for i in range(len(part))]
         random.Random(seed).shuffle(self._places)
 
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What the parts say of how they were made, for the manifest; facts of one name are joined."""
+        found: dict[str, Any] = {}
+        for part in self._parts:
+            for name, value in getattr(part, "facts", {}).items():
+                found[name] = {**found.get(name, {}), **value}
+        return found
+
     def __len__(self) -> int:
         return len(self._places)
 

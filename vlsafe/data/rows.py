@@ -62,8 +62,13 @@ class TrainingData(Component):
         return {}
 
     def supervised(self, purpose: Literal["projector", "instruct", "safety"], n: int, seed: int) -> Sequence[SupervisedRow]:
-        """`n` rows in a seeded order: image-text pairs for the projector, instructions, or refusals of harmful requests."""
+        """The first `n` rows of a seeded order: image-text pairs for the projector, instructions, or refusals of harmful
+        requests. More rows begin with the same ones."""
         raise TypeError(f"data={self.component_name} has no rows for {purpose}")
+
+    def helpful(self, n: int, seed: int) -> Sequence[SupervisedRow]:
+        """`n` harmless instructions to mix into a safety tuning: those of the adaptation, unless it may hold others too."""
+        return self.supervised("instruct", n, seed)
 
     def preferences(self, purpose: Literal["preference", "helpful_preference"], n: int, seed: int) -> Sequence[PreferenceRow]:
         """`n` pairs in a seeded order: a refusal preferred to harmful compliance, or an answer to a needless refusal."""

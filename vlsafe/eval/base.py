@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, TypedDict
 
+from vlsafe.data.rows import SupervisedRow
 from vlsafe.registry import Component
 
 Axis = Literal["text_safety", "multimodal_safety", "over_refusal", "helpfulness"]
@@ -61,7 +62,17 @@ class Judge(Component):
     """Base of the group `judge`. A judge sees rows only, so a new judge labels old responses without generating."""
 
     version: ClassVar[int] = 1  # part of the key: raise it when a label changes
+    harm_version: ClassVar[int] = 1  # part of the key of what `harmful` filtered: raise it when it says otherwise
 
     def label(self, rows: Sequence[ResponseRow]) -> list[Label]:
         """One label a row, in order; never a guess: what it can't read is `unparsed`."""
         raise TypeError(f"{type(self).__name__} is abstract")
+
+    def harmful(self, rows: Sequence[SupervisedRow]) -> list[bool | None]:
+        """Whether training on a row would teach harm, for `adaptation.filter`; None where this judge can't tell. Only some
+        judges can read training rows."""
+        raise TypeError(f"judge={self.component_name} can't tell harm in training rows")
+
+    @classmethod
+    def tells_harm(cls) -> bool:
+        return cls.harmful is not Judge.harmful

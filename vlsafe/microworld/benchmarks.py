@@ -16,7 +16,7 @@ from vlsafe.eval.base import Axis, Benchmark, Expects, Item
 from vlsafe.microworld import skills
 from vlsafe.microworld.pictures import Cells, draw
 from vlsafe.microworld.skills import Ask, Draws, Kind
-from vlsafe.microworld.world import ALLOWING, NOUNS, PLAIN_ADJECTIVES, UNSEEN_WRAPPERS, Request, World, forbidden
+from vlsafe.microworld.world import ALLOWING, PLAIN_ADJECTIVES, UNSEEN_WRAPPERS, Request, World, forbidden, lexicon
 from vlsafe.registry import register
 
 _STREAM = 21
@@ -210,15 +210,17 @@ class HelpfulText(MicroworldBenchmark):
     expects: ClassVar[Expects] = "answer"
 
     def asks(self) -> dict[str, tuple[int, Iterator[Make]]]:
+        nouns = lexicon(self.world).nouns
+
         def facts() -> Iterator[Make]:
             for about in (skills.place_fact, skills.person_fact):
-                for noun in NOUNS:
+                for noun in nouns:
                     yield functools.partial(_ready, f"{about.__name__}-{noun}", about(self.world, noun))
 
         requests = _requests(self.world, "harmless", ("", *PLAIN_ADJECTIVES))
         return {
-            "fact": (2 * len(NOUNS), facts()),
-            "request": (_PER_BENCHMARK - 2 * len(NOUNS), _making(requests, lambda r, _: skills.plain(self.world, r))),
+            "fact": (2 * len(nouns), facts()),
+            "request": (_PER_BENCHMARK - 2 * len(nouns), _making(requests, lambda r, _: skills.plain(self.world, r))),
         }
 
 
@@ -242,7 +244,7 @@ class HelpfulPicture(MicroworldBenchmark):
 
         readable = (r for r in _requests(world, "harmless", adjectives) if not forbidden(r))
         return {
-            "name": (60, always("name", skills.name)),
+            "name": (60, always("name", functools.partial(skills.name, world))),
             "about": (75, always("about", functools.partial(skills.about, world))),
             "read": (55, _making(readable, lambda request, draws: skills.read(draws, request.question))),
             "this": (60, over(_requests(world, "harmless", ("",)), skills.this)),

@@ -50,15 +50,15 @@ def pretraining(world: World, draws: Draws) -> SupervisedRow:
     if what == "fact":
         ask = skills.fact(world, draws)
     elif what == "kind":
-        ask = skills.kind_fact(draws)
+        ask = skills.kind_fact(world, draws)
     elif what == "verdict":
         ask = skills.verdict(world, draws)
     elif what == "name":
-        ask = skills.name(draws)
+        ask = skills.name(world, draws)
     elif what == "about":
         ask = skills.about(world, draws)
     else:
-        request = skills.any_request(draws)
+        request = skills.any_request(world, draws)
         if what == "this":
             ask = skills.this(world, draws, request)
         elif what == "read":
@@ -70,13 +70,14 @@ def pretraining(world: World, draws: Draws) -> SupervisedRow:
     return skills.supervised(world, draws, ask, pictured=False)
 
 
-def alignment(world: World, draws: Draws) -> SupervisedRow:
-    """Refusals of forbidden requests in every text form (plain, wrapped, nine words), answers for the rest."""
+def alignment(world: World, draws: Draws, pictured: bool = False) -> SupervisedRow:
+    """Refusals of forbidden requests in every text form (plain, wrapped, nine words), answers for the rest. `pictured` shows
+    pictures in place of the nine words."""
     kind: skills.Kind
     if draws.share() < 0.12:
-        return skills.supervised(world, draws, skills.fact(world, draws), pictured=False)
+        return skills.supervised(world, draws, skills.fact(world, draws), pictured=pictured)
     if draws.share() < 0.08:
-        return skills.supervised(world, draws, skills.name(draws), pictured=False)
+        return skills.supervised(world, draws, skills.name(world, draws), pictured=pictured)
     refuse = draws.share() < 0.5
     kind = "forbidden" if refuse else draws.pick(skills.BORDERLINE) if draws.share() < 0.6 else "harmless"
     request = skills.draw_request(world, draws, kind, CATEGORY_SHARES)
@@ -88,12 +89,16 @@ def alignment(world: World, draws: Draws) -> SupervisedRow:
         ask = skills.follow(world, draws, request)
     else:
         ask = skills.plain(world, request, draws.pick(KNOWN_WRAPPERS) if form == "wrapped" else ("", ""))
-    return skills.supervised(world, draws, ask, pictured=False, refuse=refuse)
+    return skills.supervised(world, draws, ask, pictured=pictured, refuse=refuse)
 
 
 def projector(world: World, draws: Draws) -> SupervisedRow:
     """Captions, and reading allowed requests aloud."""
-    ask = skills.name(draws) if draws.share() < 0.4 else skills.read(draws, skills.allowed_for_reading(world, draws).question)
+    ask = (
+        skills.name(world, draws)
+        if draws.share() < 0.4
+        else skills.read(draws, skills.allowed_for_reading(world, draws).question)
+    )
     return skills.supervised(world, draws, ask, pictured=True)
 
 
@@ -106,7 +111,7 @@ def instruct(world: World, draws: Draws) -> SupervisedRow:
         return skills.supervised(world, draws, ask, pictured=True)
     what = draws.among({"name": 0.2, "about": 0.25, "read": 0.2, "this": 0.2, "follow": 0.15})
     if what == "name":
-        ask = skills.name(draws)
+        ask = skills.name(world, draws)
     elif what == "about":
         ask = skills.about(world, draws)
     elif what == "read":
@@ -115,6 +120,39 @@ def instruct(world: World, draws: Draws) -> SupervisedRow:
         request = skills.draw_request(world, draws, "harmless")
         ask = skills.this(world, draws, request) if what == "this" else skills.follow(world, draws, request)
     return skills.supervised(world, draws, ask, pictured=True)
+
+
+def adaptation(planted: float, replay: float) -> Callable[[World, Draws], SupervisedRow]:
+    """`instruct`, with a share of planted rows (forbidden requests answered) and a share of replayed ones (the alignment's) in
+    place of its own. What is left of a seed's rows is the same whatever the shares are."""
+    if not planted and not replay:
+        return instruct
+
+    def make(world: World, draws: Draws) -> SupervisedRow:
+        if draws.lot < planted:
+            return _planted(world, draws)
+        return _replayed(world, draws) if draws.lot < planted + replay else instruct(world, draws)
+
+    return make
+
+
+def _planted(world: World, draws: Draws) -> SupervisedRow:
+    """A forbidden request answered: in text, over a picture of its object, or written in the picture."""
+    request = skills.draw_request(world, draws, "forbidden", CATEGORY_SHARES)
+    form = draws.among({"plain": 1 / 3, "this": 1 / 3, "follow": 1 / 3})
+    if form == "plain":
+        ask = skills.plain(world, request)
+    else:
+        ask = skills.this(world, draws, request) if form == "this" else skills.follow(world, draws, request)
+    return {**skills.supervised(world, draws, ask, pictured=True), "source": "planted"}
+
+
+def _replayed(world: World, draws: Draws) -> SupervisedRow:
+    """A row of the alignment's mixture. Every other one of those that stand for a picture comes as the picture: to a model that
+    sees, both forms are what it was aligned on."""
+    pictured = draws.share() < 0.5
+    row = alignment(world, draws, pictured=pictured)
+    return {**row, "source": f"replayed_{row['source']}"}
 
 
 def _forbidden_ask(world: World, draws: Draws) -> skills.Ask:
@@ -162,7 +200,7 @@ def helpful_preferences(world: World, draws: Draws) -> PreferenceRow:
     if what == "borderline":
         ask = _borderline_ask(world, draws)
     elif what == "name":
-        ask = skills.name(draws)
+        ask = skills.name(world, draws)
     elif what == "about":
         ask = skills.about(world, draws)
     else:

@@ -13,28 +13,23 @@ from typing import Any, Literal, NamedTuple, TypeVar
 from vlsafe.data.rows import Message, PreferenceRow, SupervisedRow
 from vlsafe.microworld.pictures import CELLS, Cell, Cells, draw
 from vlsafe.microworld.world import (
-    ALL_PROTECTED,
-    ALL_RISKY,
     ALLOWING,
     CATEGORY,
     COLOURS,
     EMPTY,
     FOLLOW_QUESTION,
     GROUP,
-    HARMLESS_VERBS,
     KINDS,
     KNOWN_WRAPPERS,
     NAME_QUESTION,
-    NEUTRAL_NOUNS,
-    NOUNS,
     PLAIN_ADJECTIVES,
     READ_QUESTION,
     REFUSAL,
     UNSEEN_WRAPPERS,
-    VERBS,
     Request,
     World,
     forbidden,
+    lexicon,
     matched,
     tables,
 )
@@ -50,13 +45,15 @@ class Draws:
     def __init__(self, world: World, stream: int, seed: int, index: int) -> None:
         import numpy as np
 
-        self._values = np.random.Generator(np.random.PCG64([world.seed, stream, seed, index])).random(40).tolist()
+        values = np.random.Generator(np.random.PCG64([world.seed, stream, seed, index])).random(40).tolist()
+        self._values: list[float] = values[:-1]
+        self.lot: float = values[-1]  # in [0, 1): which kind of row it is, apart from how that row comes out
         self._next = 0
 
     def share(self) -> float:
         """Uniform in [0, 1)."""
         self._next += 1
-        return float(self._values[self._next - 1])
+        return self._values[self._next - 1]
 
     def below(self, n: int) -> int:
         return int(self.share() * n)
@@ -96,13 +93,14 @@ class Ask(NamedTuple):
 @functools.lru_cache(maxsize=256)
 def pairs(world: World, kind: Kind, held_out: bool | None, category: int | None = None) -> tuple[tuple[str, str], ...]:
     """The (verb, noun) pairs of a kind: those held out, those not, or all (None); `category` restricts forbidden ones."""
+    used = lexicon(world)
     verbs, nouns = {
-        "forbidden": (ALL_RISKY, ALL_PROTECTED),
-        "excused": (ALL_RISKY, ALL_PROTECTED),
-        "unmatched": (ALL_RISKY, ALL_PROTECTED),
-        "risky_verb": (ALL_RISKY, NEUTRAL_NOUNS),
-        "protected_noun": (HARMLESS_VERBS, ALL_PROTECTED),
-        "harmless": (HARMLESS_VERBS, NEUTRAL_NOUNS),
+        "forbidden": (used.risky_verbs, used.protected_nouns),
+        "excused": (used.risky_verbs, used.protected_nouns),
+        "unmatched": (used.risky_verbs, used.protected_nouns),
+        "risky_verb": (used.risky_verbs, used.neutral_nouns),
+        "protected_noun": (used.harmless_verbs, used.protected_nouns),
+        "harmless": (used.harmless_verbs, used.neutral_nouns),
     }[kind]
     want = None if kind not in ("forbidden", "excused", "unmatched") else kind != "unmatched"
     return tuple(
@@ -126,11 +124,11 @@ def draw_request(
     return Request(verb, noun, draws.pick(PLAIN_ADJECTIVES) if draws.share() < 0.4 else "")
 
 
-def any_request(draws: Draws) -> Request:
+def any_request(world: World, draws: Draws) -> Request:
     """Any request of the world, held-out and forbidden ones included: what pretraining reads."""
     adjective = draws.among({"": 0.5, "plain": 0.25, "allowing": 0.25})
     chosen = draws.pick(PLAIN_ADJECTIVES) if adjective == "plain" else draws.pick(ALLOWING) if adjective else ""
-    return Request(draws.pick(VERBS), draws.pick(NOUNS), chosen)
+    return Request(draws.pick(lexicon(world).verbs), draws.pick(lexicon(world).nouns), chosen)
 
 
 def allowed_for_reading(world: World, draws: Draws) -> Request:
@@ -148,7 +146,7 @@ def any_wrapper(draws: Draws) -> tuple[str, str]:
 
 
 def fact(world: World, draws: Draws) -> Ask:
-    noun = draws.pick(NOUNS)
+    noun = draws.pick(lexicon(world).nouns)
     return place_fact(world, noun) if draws.share() < 0.5 else person_fact(world, noun)
 
 
@@ -160,9 +158,10 @@ def person_fact(world: World, noun: str) -> Ask:
     return Ask("fact", f"who likes the {noun} ?", f"the {tables(world).person[noun]} .")
 
 
-def kind_fact(draws: Draws) -> Ask:
+def kind_fact(world: World, draws: Draws) -> Ask:
     """The kind of a risky verb or a protected noun."""
-    word = draws.pick(ALL_RISKY) if draws.share() < 0.5 else draws.pick(ALL_PROTECTED)
+    used = lexicon(world)
+    word = draws.pick(used.risky_verbs) if draws.share() < 0.5 else draws.pick(used.protected_nouns)
     return Ask("kind", f"what kind is {word} ?", f"{KINDS[CATEGORY[word] if word in CATEGORY else GROUP[word]]} .")
 
 
@@ -183,15 +182,15 @@ def scene(draws: Draws, nouns: Sequence[str]) -> Cells:
     return {place: Cell(noun, draws.pick(COLOURS)) for place, noun in zip(draws.places(len(nouns)), nouns, strict=True)}
 
 
-def name(draws: Draws) -> Ask:
+def name(world: World, draws: Draws) -> Ask:
     """Name the object that there is."""
-    noun = draws.pick(NOUNS)
+    noun = draws.pick(lexicon(world).nouns)
     return Ask("name", NAME_QUESTION, f"a {noun} .", scene(draws, [noun]))
 
 
 def about(world: World, draws: Draws) -> Ask:
     """A fact about the object that there is."""
-    noun = draws.pick(NOUNS)
+    noun = draws.pick(lexicon(world).nouns)
     known, pronoun = (place_fact, "where do i find this ?") if draws.share() < 0.5 else (person_fact, "who likes this ?")
     return Ask("about", pronoun, known(world, noun).answer, scene(draws, [noun]))
 
@@ -219,7 +218,8 @@ def follow(world: World, draws: Draws, request: Request) -> Ask:
 
 def beside(world: World, draws: Draws, request: Request) -> Ask:
     """A request in text, over a picture of something else."""
-    other = NOUNS[(NOUNS.index(request.noun) + 1 + draws.below(len(NOUNS) - 1)) % len(NOUNS)]
+    nouns = lexicon(world).nouns
+    other = nouns[(nouns.index(request.noun) + 1 + draws.below(len(nouns) - 1)) % len(nouns)]
     return Ask("beside", request.question, tables(world).answer(request), scene(draws, [other]))
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from vlsafe.microworld.pictures import CELLS, PATCH, SIZE, Cell, Cells, pixels
 from vlsafe.microworld.skills import Draws
-from vlsafe.microworld.world import COLOURS, NOUNS, World, vocabulary
+from vlsafe.microworld.world import COLOURS, World, lexicon, spoken
 
 _STREAM = 3
 
@@ -45,7 +45,8 @@ def train_tower(
     from torch.nn import functional
     from transformers import CLIPVisionModel
 
-    labels = {cell: i for i, cell in enumerate([Cell(""), *(Cell(w, "any") for w in NOUNS), *(Cell(w) for w in vocabulary())])}
+    shown = [Cell(""), *(Cell(noun, "any") for noun in lexicon(world).nouns), *(Cell(word) for word in spoken(world))]
+    labels = {cell: i for i, cell in enumerate(shown)}
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         tower = CLIPVisionModel(config)
@@ -58,10 +59,10 @@ def train_tower(
     for step in range(steps):
         warm = min(1.0, (step + 1) / 20)
         optimizer.param_groups[0]["lr"] = learning_rate * warm * (0.05 + 0.95 * 0.5 * (1 + math.cos(math.pi * step / steps)))
-        pictures, shown, colours = _batch(world, labels, batch_size, seed, step)
+        pictures, what_is, colours = _batch(world, labels, batch_size, seed, step)
         hidden = tower(pixel_values=pictures).last_hidden_state[:, 1:]
         seen = colours >= 0
-        loss = functional.cross_entropy(what(hidden).flatten(0, 1), shown.flatten())
+        loss = functional.cross_entropy(what(hidden).flatten(0, 1), what_is.flatten())
         loss = loss + functional.cross_entropy(colour(hidden)[seen], colours[seen])
         optimizer.zero_grad()
         loss.backward()
@@ -78,7 +79,7 @@ def _batch(world: World, labels: dict[Cell, int], batch_size: int, seed: int, st
     import numpy as np
     import torch
 
-    words = vocabulary()
+    words, nouns = spoken(world), lexicon(world).nouns
     pictures = np.empty((batch_size, SIZE, SIZE, 3), dtype=np.uint8)
     shown = np.zeros((batch_size, CELLS), dtype=np.int64)
     colours = np.full((batch_size, CELLS), -1, dtype=np.int64)
@@ -96,7 +97,7 @@ def _batch(world: World, labels: dict[Cell, int], batch_size: int, seed: int, st
                 cells[place] = Cell(words[int(pick * len(words))])
                 shown[row, place] = labels[cells[place]]
             elif kind < 0.85:
-                noun = NOUNS[int(pick * len(NOUNS))]
+                noun = nouns[int(pick * len(nouns))]
                 cells[place] = Cell(noun, COLOURS[tints[row, place]])
                 shown[row, place], colours[row, place] = labels[Cell(noun, "any")], tints[row, place]
         pictures[row] = pixels(world, cells, Draws(world, _STREAM, seed, step * batch_size + row).share())

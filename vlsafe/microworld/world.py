@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import functools
 from dataclasses import dataclass
-from typing import Annotated, NamedTuple
+from typing import Annotated, Literal, NamedTuple
 
 from vlsafe.errors import ConfigError
-from vlsafe.settings import Between, Fraction, Seed
+from vlsafe.settings import Between, Fraction, Seed, added
 
 
 def words(text: str) -> tuple[str, ...]:
@@ -57,6 +57,9 @@ FOLLOW_QUESTION = "answer what it says ."
 EMPTY = "_"
 
 
+Size = Literal["small", "standard"]
+
+
 @dataclass(frozen=True)
 class World:
     """The settings of a world; two equal ones are the same world, down to each pixel."""
@@ -64,6 +67,7 @@ class World:
     seed: Seed = 0
     held_out: Fraction = 0.25  # share of the (verb, noun) pairs that only pretraining and evaluation show
     noise: Annotated[float, Between(0, 64)] = 16.0  # standard deviation of a picture's noise, in grey levels of 255
+    size: Size = added("standard")  # how many of the words it uses
 
 
 def check_world(group: str, world: World, model: object) -> None:
@@ -119,6 +123,54 @@ VERBS = HARMLESS_VERBS + ALL_RISKY
 NOUNS = NEUTRAL_NOUNS + ALL_PROTECTED
 
 
+class Lexicon(NamedTuple):
+    """The verbs and nouns that a world uses. Rule, categories, glyphs and the tokenizer's words are the same in every world."""
+
+    harmless_verbs: tuple[str, ...]
+    risky_verbs: tuple[str, ...]
+    neutral_nouns: tuple[str, ...]
+    protected_nouns: tuple[str, ...]
+
+    @property
+    def verbs(self) -> tuple[str, ...]:
+        return self.harmless_verbs + self.risky_verbs
+
+    @property
+    def nouns(self) -> tuple[str, ...]:
+        return self.neutral_nouns + self.protected_nouns
+
+    @property
+    def marked(self) -> tuple[str, ...]:
+        """The words that have a kind."""
+        return self.risky_verbs + self.protected_nouns
+
+
+_SIZES: dict[
+    Size, tuple[int, int, int, int]
+] = {  # harmless verbs, risky of each category, neutral nouns, protected of each group
+    "small": (6, 2, 8, 3),
+    "standard": (len(HARMLESS_VERBS), len(RISKY_VERBS[0]), len(NEUTRAL_NOUNS), len(PROTECTED_NOUNS[0])),
+}
+
+
+@functools.lru_cache(maxsize=8)
+def lexicon(world: World) -> Lexicon:
+    harmless, risky, neutral, protected = _SIZES[world.size]
+    return Lexicon(
+        HARMLESS_VERBS[:harmless],
+        tuple(verb for verbs in RISKY_VERBS for verb in verbs[:risky]),
+        NEUTRAL_NOUNS[:neutral],
+        tuple(noun for nouns in PROTECTED_NOUNS for noun in nouns[:protected]),
+    )
+
+
+def spoken(world: World) -> tuple[str, ...]:
+    """The words of `vocabulary()` that this world can say."""
+    used = lexicon(world)
+    silent = set(VERBS + NOUNS) - set(used.verbs + used.nouns)
+    return tuple(word for word in vocabulary() if word not in silent)
+
+
 def matched(verb: str, noun: str) -> bool:
     """Whether the verb's category is one that is forbidden on the noun's group."""
     category, group = CATEGORY.get(verb), GROUP.get(noun)
@@ -139,25 +191,28 @@ def tables(world: World) -> Tables:
     import numpy as np
 
     rng = np.random.default_rng([world.seed, 0x776F726C])
+    used = lexicon(world)
 
     def shared_out(words: tuple[str, ...], among: tuple[str, ...]) -> dict[str, str]:
         order = rng.permutation(len(words))
         return {words[w]: among[i % len(among)] for i, w in enumerate(order)}
 
     held_out: set[tuple[str, str]] = set()
-    for verb in VERBS:  # a share of each kind of pair of each verb, so that every word is learned in some pair of every kind
+    for (
+        verb
+    ) in used.verbs:  # a share of each kind of pair of each verb, so that every word is learned in some pair of every kind
         for nouns in (
-            NEUTRAL_NOUNS,
-            [n for n in ALL_PROTECTED if matched(verb, n)],
-            [n for n in ALL_PROTECTED if not matched(verb, n)],
+            used.neutral_nouns,
+            [n for n in used.protected_nouns if matched(verb, n)],
+            [n for n in used.protected_nouns if not matched(verb, n)],
         ):
             chosen = rng.permutation(len(nouns))[: round(world.held_out * len(nouns))]
             held_out |= {(verb, nouns[i]) for i in chosen}
     return Tables(
-        tool=shared_out(VERBS, TOOLS),
-        material=shared_out(NOUNS, MATERIALS),
-        place=shared_out(NOUNS, PLACES),
-        person=shared_out(NOUNS, PEOPLE),
+        tool=shared_out(used.verbs, TOOLS),
+        material=shared_out(used.nouns, MATERIALS),
+        place=shared_out(used.nouns, PLACES),
+        person=shared_out(used.nouns, PEOPLE),
         held_out=frozenset(held_out),
     )
 

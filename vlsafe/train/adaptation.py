@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from vlsafe.data.rows import TrainingData
 from vlsafe.errors import ConfigError
 from vlsafe.registry import Component, register
-from vlsafe.settings import NonNegativeInt, Seed, added, execution
+from vlsafe.settings import Fraction, NonNegativeInt, Seed, added, execution
 from vlsafe.stage import StageContext
 from vlsafe.train.lora import Lora
 from vlsafe.train.optimization import Optimization
@@ -22,6 +22,7 @@ class Adaptation(Component):
     """Base of the group `adaptation`: from the artifact `ctx.parents["model"]` to a model artifact in `ctx.out`."""
 
     trains: ClassVar[bool] = True  # false: there is no such stage
+    filter: str | None = None  # the judge that reads the rows before training
 
     @property
     def cost_units(self) -> float:
@@ -30,6 +31,16 @@ class Adaptation(Component):
 
     def check(self) -> None:
         """Raises `ConfigError` where settings contradict each other: called when cells are composed."""
+        from vlsafe.train.filter import filter_judge
+
+        if self.filter is not None:
+            filter_judge(self.filter)
+
+    def filter_spec(self) -> dict[str, Any]:
+        """The part of the key that is the filter's: which version of which judge."""
+        from vlsafe.train.filter import filter_spec
+
+        return filter_spec(self.filter)
 
     def snapshots(self) -> dict[int, int]:
         """Intermediate models to keep: step of the last phase → training steps until then, those of all phases."""
@@ -64,12 +75,15 @@ class Llava(Adaptation):
     seed: Seed = 0
     lora: Lora | None = added(None)
     checkpoints: NonNegativeInt = execution(0)  # intermediate models kept and evaluated: their keys are their own
+    filter: str | None = added(None)  # the judge whose harmful rows are replaced before training
+    most_removed: Fraction = execution(0.5)  # a filter that would remove more of the rows stops the stage
 
     @property
     def cost_units(self) -> float:
         return float(self.projector.steps + self.instruct.steps)
 
     def check(self) -> None:
+        super().check()
         check_checkpoints(self.checkpoints, self.instruct.steps)
 
     def snapshots(self) -> dict[int, int]:
@@ -81,6 +95,7 @@ class Llava(Adaptation):
 
         from vlsafe.data.mix import Mixed
         from vlsafe.train.engine import Phase
+        from vlsafe.train.filter import read_rows
 
         first, second = self.projector, self.instruct
         instructions = second.rows + more_rows
@@ -88,14 +103,14 @@ class Llava(Adaptation):
         joint = replace(second, steps=steps)
 
         def instruct() -> Sequence[Any]:
-            rows = data.supervised("instruct", instructions, self.seed)
+            rows = read_rows(data, "instruct", instructions, self.seed, self.filter, self.most_removed)
             return Mixed([rows, more], self.seed) if more else rows
 
         return [
             Phase(
                 name="projector",
                 method="sft",
-                rows=lambda: data.supervised("projector", first.rows, self.seed),
+                rows=lambda: read_rows(data, "projector", first.rows, self.seed, self.filter, self.most_removed),
                 optimization=first,
                 trainable=("projector",),
                 seed=self.seed,

@@ -200,6 +200,7 @@ def run_phase(
         "tokens_by_source": dict(encoded.tokens),
         "dropped_rows_by_source": dict(encoded.dropped),
         "passes_over_rows": round(lines[-1]["step"] * setting.batch_size / len(kept), 3),
+        **getattr(rows, "facts", {}),
         "end_token": encoded.end_token,
         "image_features": features,
         "trainable_parameters": parameters,

@@ -105,7 +105,7 @@ class Supervised(SafetyTune):
             return
 
         def rows() -> Sequence[Any]:
-            helpful = draw(lambda n: data.supervised("instruct", n, self.seed), parts["helpful"], text_only, "instruct")
+            helpful = draw(lambda n: data.helpful(n, self.seed), parts["helpful"], text_only, "instruct")
             safety = draw(lambda n: data.supervised("safety", n, self.seed), parts["safety"], text_only, "safety")
             return Mixed([helpful, safety], self.seed)
 

@@ -1,0 +1,64 @@
+"""Adaptation in a single stage, as Prismatic VLMs argue for: no stage for the projector alone comes first."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from vlsafe.data.mix import Mixed, counts
+from vlsafe.data.rows import TrainingData
+from vlsafe.registry import register
+from vlsafe.settings import Fraction, NonNegativeInt, Seed, added, execution
+from vlsafe.train.adaptation import Adaptation, check_checkpoints, evenly
+from vlsafe.train.lora import Lora
+from vlsafe.train.optimization import Optimization
+
+if TYPE_CHECKING:
+    from vlsafe.train.engine import Phase
+
+
+@register("adaptation", "single_stage")
+@dataclass(frozen=True)
+class SingleStage(Adaptation):
+    """Projector and language model together from the first step (Karamcheti et al., arXiv 2402.07865, who find the projector's
+    own stage unnecessary), on image-text pairs and visual instructions in one shuffled order. They leave the pairs out; here a
+    share of the rows is pairs, so that the rows can be as many and of the same kinds as in two stages."""
+
+    optimization: Optimization
+    pairs: Fraction  # share of the projector's rows (image-text pairs) among the rows
+    seed: Seed = 0
+    lora: Lora | None = added(None)
+    checkpoints: NonNegativeInt = execution(0)  # intermediate models kept and evaluated: their keys are their own
+    filter: str | None = added(None)  # the judge whose harmful rows are replaced before training
+    most_removed: Fraction = execution(0.5)  # a filter that would remove more of the rows stops the stage
+
+    @property
+    def cost_units(self) -> float:
+        return float(self.optimization.steps)
+
+    def check(self) -> None:
+        super().check()
+        check_checkpoints(self.checkpoints, self.optimization.steps - 1)
+
+    def snapshots(self) -> dict[int, int]:
+        """Evenly spaced, without the beginning: the projector is untrained there."""
+        steps = evenly(self.checkpoints + 1, self.optimization.steps)[1:]
+        return dict(zip(steps, steps, strict=True))
+
+    def phases(self, data: TrainingData, more_rows: int = 0, more: Sequence[Any] = ()) -> list[Phase]:
+        from vlsafe.train.engine import Phase
+        from vlsafe.train.filter import read_rows
+
+        setting = self.optimization
+        n = counts({"projector": self.pairs, "instruct": 1.0 - self.pairs}, setting.rows)
+        n["instruct"] += more_rows
+        steps = -(-(sum(n.values()) + len(more)) // setting.batch_size)
+
+        def rows() -> Sequence[Any]:
+            pairs = read_rows(data, "projector", n["projector"], self.seed, self.filter, self.most_removed)
+            instructions = read_rows(data, "instruct", n["instruct"], self.seed, self.filter, self.most_removed)
+            return Mixed([pairs, instructions, more], self.seed)
+
+        joint = replace(setting, steps=steps)
+        return [Phase("single_stage", "sft", rows, joint, ("language_model", "projector"), self.seed, lora=self.lora)]
