@@ -1,6 +1,7 @@
-"""Hydra's side: a sweeper that composes every cell once, and a launcher that gets all of them before anything runs.
+"""Hydra's side: a sweeper that composes every cell once, a launcher that gets all of them before anything runs, and the configs
+of installed packages.
 
-Hydra looks for plug-ins in a package named `hydra_plugins`; these two are registered under that name without one.
+Hydra looks for plug-ins in a package named `hydra_plugins`; these three are registered under that name without one.
 """
 
 from __future__ import annotations
@@ -15,17 +16,20 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, ClassVar
 
+from hydra.core.config_search_path import ConfigSearchPath
 from hydra.core.config_store import ConfigStore
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.plugins import Plugins
 from hydra.errors import ConfigCompositionException
 from hydra.plugins.config_source import ConfigResult
 from hydra.plugins.launcher import Launcher
+from hydra.plugins.search_path_plugin import SearchPathPlugin
 from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
 
 from vlsafe.errors import ConfigError
+from vlsafe.plugins import conf_folders
 
 ALIAS = "hydra_plugins.vlsafe"
 
@@ -89,6 +93,14 @@ class LocalLauncher(Launcher):
                 Grid(composed, swept_keys(job_overrides), [*self.config.hydra.overrides.task, *GridSweeper.held_back])
             )
         ]
+
+
+class InstalledConfigs(SearchPathPlugin):
+    """Configs of installed plug-ins are found like our own, after them and after any `hydra.searchpath`."""
+
+    def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
+        for folder, plugin in conf_folders().items():
+            search_path.append(plugin.package, f"file://{folder}")
 
 
 def compose_all(loader: Any, master: DictConfig, job_overrides: Sequence[Sequence[str]]) -> list[DictConfig]:
@@ -157,7 +169,7 @@ def register_plugins() -> None:
         package.__path__ = []
         sys.modules["hydra_plugins"] = package
     sys.modules[ALIAS] = module
-    for plugin in (GridSweeper, LocalLauncher):
+    for plugin in (GridSweeper, LocalLauncher, InstalledConfigs):
         plugin.__module__ = ALIAS
         Plugins.instance().register(plugin)
     store = ConfigStore.instance()
