@@ -82,8 +82,8 @@ def check_component(cls: Any) -> None:
 
 
 def check_setting(field: dataclasses.Field[Any], hint: Any, here: str) -> None:
-    if field.name == "name":
-        raise RegistryError(f"{here}: a setting can't be called 'name', which is the component's own; rename it")
+    if field.name in ("name", "version"):
+        raise RegistryError(f"{here}: a setting can't be called '{field.name}', which is the component's own; rename it")
     bad = unbuildable(hint)
     if bad is not None:
         raise RegistryError(

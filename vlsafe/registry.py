@@ -37,10 +37,14 @@ HEAVY = ("torch", "transformers", "trl", "datasets", "wandb")
 
 
 class Component:
-    """Base of all components: `group` and `component_name` are set by `register`."""
+    """Base of all components: `group` and `component_name` are set by `register`.
+
+    Raise `version` when the same settings give another result: it is in the key, and what an earlier one made is left alone.
+    """
 
     group: ClassVar[str]
     component_name: ClassVar[str]
+    version: ClassVar[int] = 1
 
 
 C = TypeVar("C", bound=type[Component])
