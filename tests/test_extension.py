@@ -161,3 +161,14 @@ class Plain(Benchmark):
     shown = launch.run("plan.py", "eval.benchmarks=[mw_direct,plain]")
     assert shown.returncode == 0, shown.stderr
     assert "2 benchmarks" in shown.stdout
+
+
+def test_a_config_on_a_search_path_that_would_not_be_read_is_an_error(installed: Path, launch: Launch, tmp_path: Path) -> None:
+    for name, taken in (("ties", "conf/merge/ties.yaml"), ("breadcrumbs", "vlsafe_example/conf/merge/breadcrumbs.yaml")):
+        folder = tmp_path / name / "merge"
+        folder.mkdir(parents=True)
+        (folder / f"{name}.yaml").write_text("name: linear\n")
+        done = launch.run("plan.py", f"hydra.searchpath=[file://{folder.parent}]", f"merge={name}")
+        assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+        assert f"{folder}/{name}.yaml would not be read" in done.stderr
+        assert taken in done.stderr

@@ -14,6 +14,7 @@ import sys
 import types
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, ClassVar
 
 from hydra.core.config_search_path import ConfigSearchPath
@@ -29,7 +30,7 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
 
 from vlsafe.errors import ConfigError
-from vlsafe.plugins import conf_folders
+from vlsafe.plugins import check_search_path, conf_folders
 
 ALIAS = "hydra_plugins.vlsafe"
 
@@ -85,6 +86,7 @@ class LocalLauncher(Launcher):
         self.hydra_context, self.task_function, self.config = hydra_context, task_function, config
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Any:
+        check_search_path(Path(s.path) for s in self.config.hydra.runtime.config_sources if s.schema == "file")
         with yaml_read_once():
             composed = compose_all(self.hydra_context.config_loader, self.config, job_overrides)
         # The task function is made to take all cells; under Hydra's own launchers it gets one.
@@ -96,7 +98,7 @@ class LocalLauncher(Launcher):
 
 
 class InstalledConfigs(SearchPathPlugin):
-    """Configs of installed plug-ins are found like our own, after them and after any `hydra.searchpath`."""
+    """Configs of installed plug-ins are found like our own, which come first; any `hydra.searchpath` comes last."""
 
     def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
         for folder, plugin in conf_folders().items():

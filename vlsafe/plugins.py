@@ -6,9 +6,10 @@ package), laid out as ours. They are found and checked without importing the plu
 
 from __future__ import annotations
 
+import filecmp
 import functools
 import importlib.util
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from importlib.machinery import ModuleSpec, PathFinder
 from importlib.metadata import EntryPoint, entry_points
@@ -16,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from vlsafe.contracts import CONTRACTS
-from vlsafe.errors import RegistryError
+from vlsafe.errors import ConfigError, RegistryError
 from vlsafe.settings import closest
 
 ENTRY_POINTS = "vlsafe.plugins"
@@ -108,6 +109,19 @@ def check_configs(own: Path) -> None:
                 raise RegistryError(f"{said}: there is no group '{name.rpartition('/')[0]}'; {near}")
             if "_target_" in keys_of(read_yaml(file, said)):
                 raise RegistryError(f"{said} holds '_target_': configs run no code; register a component and name it instead")
+
+
+def check_search_path(folders: Iterable[Path]) -> None:
+    """Raises `ConfigError` for a config of a `hydra.searchpath` that would never be read, since an earlier folder has another
+    one of its name. `folders` are in the order in which Hydra looks."""
+    taken: dict[Path, Path] = {}
+    for folder in folders:
+        for file in sorted(folder.glob("*/*.yaml")):
+            first = taken.setdefault(file.relative_to(folder), file)
+            if not filecmp.cmp(first, file, shallow=False):
+                raise ConfigError(
+                    f"hydra.searchpath: {file} would not be read, as {first} is found first; give it another name"
+                )
 
 
 def read_yaml(file: Path, said: str) -> Mapping[str, Any]:

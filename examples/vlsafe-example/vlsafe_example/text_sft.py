@@ -26,6 +26,7 @@ class TextSupervised(Supervised):
             )
         if self.trainable != ("language_model",):
             raise ConfigError(f"safety_tune.trainable={list(self.trainable)}: text teaches [language_model] alone; set that")
+        super().check()
 
     def check_text_only(self) -> None:
         """Any model can be tuned so."""
