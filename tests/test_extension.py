@@ -164,11 +164,33 @@ class Plain(Benchmark):
 
 
 def test_a_config_on_a_search_path_that_would_not_be_read_is_an_error(installed: Path, launch: Launch, tmp_path: Path) -> None:
-    for name, taken in (("ties", "conf/merge/ties.yaml"), ("breadcrumbs", "vlsafe_example/conf/merge/breadcrumbs.yaml")):
+    for name, owner in (("ties", "vlsafe"), ("breadcrumbs", "package vlsafe-example")):
         folder = tmp_path / name / "merge"
         folder.mkdir(parents=True)
         (folder / f"{name}.yaml").write_text("name: linear\n")
         done = launch.run("plan.py", f"hydra.searchpath=[file://{folder.parent}]", f"merge={name}")
         assert (done.returncode, done.stderr.count("\n")) == (2, 1)
-        assert f"{folder}/{name}.yaml would not be read" in done.stderr
-        assert taken in done.stderr
+        assert f"{folder}/{name}.yaml is also a config of {owner}, which is found first" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("# @package _global_\nhydra: {callbacks: {a: {_target_: builtins.exit}}}\n", "holds '_target_': configs run no code"),
+        ("name: [\n", "can't be read: "),
+        ("\x80", "can't be read: "),
+    ],
+)
+def test_a_config_on_a_search_path_runs_no_code_and_can_be_read(
+    launch: Launch, tmp_path: Path, text: str, message: str
+) -> None:
+    (tmp_path / "conf" / "experiment").mkdir(parents=True)
+    (tmp_path / "conf" / "experiment" / "mine.yaml").write_text(text, "latin-1")
+    done = launch.run("plan.py", f"hydra.searchpath=[file://{tmp_path}/conf]", "+experiment=mine")
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+    assert f"error: hydra.searchpath: {tmp_path}/conf/experiment/mine.yaml {message}" in done.stderr
+
+
+def test_a_search_path_that_is_not_there(launch: Launch) -> None:
+    done = launch.run("plan.py", "hydra.searchpath=[file:///nowhere]")
+    assert (done.returncode, done.stderr) == (2, "error: hydra.searchpath: there is no folder /nowhere\n")

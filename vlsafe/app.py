@@ -21,10 +21,10 @@ from rich.console import Console
 from vlsafe import registry
 from vlsafe.cells import GROUPS, Cell, RunSettings, make_cell
 from vlsafe.config_errors import explain
-from vlsafe.errors import ConfigError, RegistryError, VlsafeError
+from vlsafe.errors import ConfigError, VlsafeError
 from vlsafe.execute.executor import Executor, Outcome
 from vlsafe.execute.survey import Survey, survey, wall_seconds
-from vlsafe.hydra_plugins import Grid, register_plugins, take_over
+from vlsafe.hydra_plugins import Grid, register_plugins, search_path, take_over
 from vlsafe.plan import Plan, make_plan
 from vlsafe.plugins import check_configs
 from vlsafe.report.live import TimeLeft
@@ -56,13 +56,13 @@ def main(action: Action, conf: Path) -> None:
         launch()
 
 
-def check_plugins(conf: Path, argv: Sequence[str]) -> None:
-    """A broken plug-in is named before anything is composed. Help is shown all the same, so there it is a remark."""
+def check_plugins(conf: Path, argv: list[str]) -> None:
+    """A broken plug-in, or a config that can't be, is named before anything is composed. Help is shown all the same."""
     try:
-        check_configs(conf)
+        check_configs(conf, search_path(argv))
         if not HELP.intersection(argv):
             registry.load()
-    except RegistryError as error:
+    except VlsafeError as error:
         if not HELP.intersection(argv):
             raise
         Console(stderr=True, highlight=False).print(f"error: {error}", style="red", markup=False, soft_wrap=True)

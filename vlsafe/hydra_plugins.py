@@ -21,7 +21,7 @@ from hydra.core.config_search_path import ConfigSearchPath
 from hydra.core.config_store import ConfigStore
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.plugins import Plugins
-from hydra.errors import ConfigCompositionException
+from hydra.errors import ConfigCompositionException, HydraException
 from hydra.plugins.config_source import ConfigResult
 from hydra.plugins.launcher import Launcher
 from hydra.plugins.search_path_plugin import SearchPathPlugin
@@ -30,7 +30,7 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
 
 from vlsafe.errors import ConfigError
-from vlsafe.plugins import check_search_path, conf_folders
+from vlsafe.plugins import conf_folders
 
 ALIAS = "hydra_plugins.vlsafe"
 
@@ -86,7 +86,6 @@ class LocalLauncher(Launcher):
         self.hydra_context, self.task_function, self.config = hydra_context, task_function, config
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Any:
-        check_search_path(Path(s.path) for s in self.config.hydra.runtime.config_sources if s.schema == "file")
         with yaml_read_once():
             composed = compose_all(self.hydra_context.config_loader, self.config, job_overrides)
         # The task function is made to take all cells; under Hydra's own launchers it gets one.
@@ -138,6 +137,17 @@ def take_over(argv: list[str]) -> None:
     held = [a for a in argv[1:] if re.match(r"\+{0,2}(model|adaptation|safety_tune|merge)\.[^=]+=", a)]
     GridSweeper.held_back = held
     argv[1:] = [a for a in argv[1:] if a not in held and a not in flags] + ["--multirun"]
+
+
+def search_path(argv: list[str]) -> list[Path]:
+    """The folders that a command adds by `hydra.searchpath`; where it can't be read, Hydra will say so."""
+    given = [a for a in argv[1:] if re.match(r"\+{0,2}hydra\.searchpath=", a)]
+    try:
+        values = [override.value() for override in OverridesParser.create().parse_overrides(given)]
+    except HydraException:
+        return []
+    paths = [str(path) for value in values if isinstance(value, list) for path in value]
+    return [Path(path.removeprefix("file://")) for path in paths if path.startswith("file://") or "://" not in path]
 
 
 @contextmanager

@@ -6,10 +6,9 @@ package), laid out as ours. They are found and checked without importing the plu
 
 from __future__ import annotations
 
-import filecmp
 import functools
 import importlib.util
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.machinery import ModuleSpec, PathFinder
 from importlib.metadata import EntryPoint, entry_points
@@ -91,51 +90,51 @@ def conf_folders() -> dict[Path, Plugin]:
     return folders
 
 
-def check_configs(own: Path) -> None:
+def check_configs(own: Path, search_path: Sequence[Path] = ()) -> None:
     """Raises `RegistryError`, which names the plug-in, for a config that hides another one, lies where none is looked for,
-    can't be read or could run code. `own` is our folder of configs."""
-    taken = {file.relative_to(own).with_suffix("").as_posix(): "vlsafe" for file in own.rglob("*.yaml")}
+    can't be read or could run code, and `ConfigError` for one of the folders in a user's `search_path`. `own` is ours."""
+    taken = {file.relative_to(own).with_suffix("").as_posix(): ("vlsafe", file) for file in own.rglob("*.yaml")}
     for plugin in conf_folders().values():
         for name, file in plugin.configs().items():
             said = f"{plugin}: conf/{name}.yaml"
             if name in taken:
-                raise RegistryError(f"{said} is also a config of {taken[name]}: give it another name")
-            taken[name] = f"package {plugin.package}"
+                raise RegistryError(f"{said} is also a config of {taken[name][0]}: give it another name")
+            taken[name] = f"package {plugin.package}", file
             group, _, rest = name.partition("/")
             if not rest:
                 raise RegistryError(f"{said} is in no group: put it into conf/GROUP/, one of: {', '.join(CONFIG_GROUPS)}")
             if group not in CONFIG_GROUPS or "/" in rest:
                 near = f"conf/{group} has no folders in it" if group in CONFIG_GROUPS else closest(group, CONFIG_GROUPS)
                 raise RegistryError(f"{said}: there is no group '{name.rpartition('/')[0]}'; {near}")
-            if "_target_" in keys_of(read_yaml(file, said)):
-                raise RegistryError(f"{said} holds '_target_': configs run no code; register a component and name it instead")
-
-
-def check_search_path(folders: Iterable[Path]) -> None:
-    """Raises `ConfigError` for a config of a `hydra.searchpath` that would never be read, since an earlier folder has another
-    one of its name. `folders` are in the order in which Hydra looks."""
-    taken: dict[Path, Path] = {}
-    for folder in folders:
+            if complaint := complaint_about(file):
+                raise RegistryError(f"{said} {complaint}")
+    for folder in search_path:
+        if not folder.is_dir():
+            raise ConfigError(f"hydra.searchpath: there is no folder {folder}")
         for file in sorted(folder.glob("*/*.yaml")):
-            first = taken.setdefault(file.relative_to(folder), file)
-            if not filecmp.cmp(first, file, shallow=False):
-                raise ConfigError(
-                    f"hydra.searchpath: {file} would not be read, as {first} is found first; give it another name"
-                )
+            said = f"hydra.searchpath: {file}"
+            whose, first = taken.setdefault(file.relative_to(folder).with_suffix("").as_posix(), (str(folder), file))
+            # Hydra reads the first of a name: ours, then a package's, then these in their order.
+            if first != file and first.read_bytes() != file.read_bytes():
+                raise ConfigError(f"{said} is also a config of {whose}, which is found first: give it another name")
+            if complaint := complaint_about(file):
+                raise ConfigError(f"{said} {complaint}")
 
 
-def read_yaml(file: Path, said: str) -> Mapping[str, Any]:
-    """As Hydra reads it."""
+def complaint_about(file: Path) -> str | None:
+    """What is wrong with a config by itself, read as Hydra reads it."""
     from omegaconf import OmegaConf
     from yaml import YAMLError  # type: ignore[import-untyped]
 
     try:
         content = OmegaConf.to_container(OmegaConf.load(file), resolve=False)
     except (OSError, ValueError, YAMLError) as error:
-        raise RegistryError(f"{said} can't be read: {' '.join(str(error).split())}") from error
+        return f"can't be read: {' '.join(str(error).split())}"
     if not isinstance(content, Mapping):
-        raise RegistryError(f"{said} is no mapping of settings: begin it with 'name: …'")
-    return {str(key): value for key, value in content.items()}
+        return "is no mapping of settings: begin it with 'name: …'"
+    if "_target_" in keys_of(content):
+        return "holds '_target_': configs run no code; register a component and name it instead"
+    return None
 
 
 def keys_of(content: Any) -> Iterator[str]:
