@@ -80,6 +80,15 @@ def test_two_judges_share_the_responses_and_the_plan_shows_it(swept: Launch) -> 
     assert "pruned › llava › text_sft › breadcrumbs" in shown.stdout
 
 
+def test_a_sweep_whose_package_is_gone_says_so(swept: Launch, installed: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    kept = [entry for entry in os.environ["PYTHONPATH"].split(os.pathsep) if entry != str(installed)]
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(kept))
+    done = swept.run("plan.py", *small(swept)[1:], "merge=ties")
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+    assert "sweep 'example' has a cell that can't be made here (" in done.stderr
+    assert "install the package that brings it, or choose another name with sweep=NAME" in done.stderr
+
+
 def test_a_manifest_names_the_package(swept: Launch) -> None:
     (path,) = swept.outputs.glob("store/model/*/manifest.json")
     assert '"vlsafe-example": "0.1.0"' in path.read_text()
