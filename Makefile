@@ -32,17 +32,17 @@ test: setup ## Run the tests
 	GOMP_SPINCOUNT=2000 $(BIN)/python -m pytest
 
 check: setup ## Lint, formatting and types
-	$(BIN)/ruff check vlsafe launch tests
-	$(BIN)/ruff format --check vlsafe launch tests
+	$(BIN)/ruff check vlsafe launch tests examples
+	$(BIN)/ruff format --check vlsafe launch tests examples
 	$(BIN)/mypy
 
 format: setup ## Put the code into the project's format
-	$(BIN)/ruff check --fix vlsafe launch tests
-	$(BIN)/ruff format vlsafe launch tests
+	$(BIN)/ruff check --fix vlsafe launch tests examples
+	$(BIN)/ruff format vlsafe launch tests examples
 
 clean: ## Remove caches and build files; outputs/ and .venv stay
-	rm -rf .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist *.egg-info
-	find vlsafe launch tests -name __pycache__ -type d -prune -exec rm -rf {} +
+	rm -rf .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist *.egg-info examples/*/build examples/*/*.egg-info
+	find vlsafe launch tests examples -name __pycache__ -type d -prune -exec rm -rf {} +
 
 bench: bench-startup bench-step bench-merge bench-demo ## Print the tables of docs/benchmarks.md (minutes; needs an idle machine)
 

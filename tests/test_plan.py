@@ -241,3 +241,18 @@ def test_keys_are_golden() -> None:
     assert key != stage_key(
         "merge", 2, {"merge": {"name": "ties", "density": 0.5}, "weights": [0.5, 0.5]}, {"base": "b" * 20, "carrier": "c" * 20}
     )
+
+
+def test_a_component_s_raised_version_moves_its_key_and_those_below(grid: Grid, monkeypatch: pytest.MonkeyPatch) -> None:
+    from vlsafe.merge.methods.ties import Ties
+    from vlsafe.train.tuning import Supervised
+
+    def keys(*overrides: str) -> dict[str, str]:
+        return {stage.kind: stage.key for stage in make_plan(grid("merge=ties", *overrides)).stages.values()}
+
+    after, joint = keys(), keys("safety_tune.order=joint")
+    monkeypatch.setattr(Ties, "version", 2)
+    assert {kind for kind, key in keys().items() if key != after[kind]} == {"merge", "generate", "judge"}
+    monkeypatch.setattr(Supervised, "version", 2)
+    assert keys("safety_tune.order=joint")["safety_tune"] != joint["safety_tune"]
+    assert keys()["adaptation"] == after["adaptation"]

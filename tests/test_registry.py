@@ -1,13 +1,14 @@
-"""The registry: names are unique, known and suggested; broken plug-ins are named with their package."""
+"""The registry: names are unique, known and suggested; ours are as their groups ask."""
 
 from __future__ import annotations
 
-import importlib.metadata
 from dataclasses import dataclass
 
 import pytest
 
 from vlsafe import registry
+from vlsafe.cells import GROUPS
+from vlsafe.contracts import CONTRACTS, check_component
 from vlsafe.errors import ConfigError, RegistryError
 from vlsafe.registry import Component, register
 
@@ -43,17 +44,11 @@ def test_a_component_must_be_frozen() -> None:
             pass
 
 
-@pytest.mark.parametrize(
-    ("module", "reason"), [("vlsafe_no_such_module", "can't be imported"), ("json:no_such_thing", "can't be imported")]
-)
-def test_a_broken_plug_in_is_named_with_its_package(monkeypatch: pytest.MonkeyPatch, module: str, reason: str) -> None:
-    point = importlib.metadata.EntryPoint("broken", module, "vlsafe.plugins")
-    monkeypatch.setattr(registry, "entry_points", lambda group: [point])
-    registry.load.cache_clear()
-    try:
-        with pytest.raises(RegistryError, match=rf"plug-in 'broken' of package .*{reason}"):
-            registry.load()
-    finally:
-        monkeypatch.undo()
-        registry.load.cache_clear()
-        registry.load()
+def test_our_own_components_are_as_their_groups_ask() -> None:
+    for group in CONTRACTS:
+        for name in registry.names(group):
+            check_component(registry.get(group, name))
+
+
+def test_every_group_of_a_cell_has_a_contract() -> None:
+    assert {*GROUPS, "benchmark"} == set(CONTRACTS)

@@ -18,13 +18,15 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from rich.console import Console
 
+from vlsafe import registry
 from vlsafe.cells import GROUPS, Cell, RunSettings, make_cell
 from vlsafe.config_errors import explain
 from vlsafe.errors import ConfigError, VlsafeError
 from vlsafe.execute.executor import Executor, Outcome
 from vlsafe.execute.survey import Survey, on_the_way, survey, wall_seconds
-from vlsafe.hydra_plugins import Grid, register_plugins, take_over
+from vlsafe.hydra_plugins import Grid, register_plugins, search_path, take_over
 from vlsafe.plan import Plan, make_plan
+from vlsafe.plugins import check_configs
 from vlsafe.report.live import TimeLeft
 from vlsafe.store import Store
 from vlsafe.sweep import Sweep, check_name, default_name, load_sweep, open_sweep, record_lock, save_record
@@ -32,6 +34,7 @@ from vlsafe.sweep import Sweep, check_name, default_name, load_sweep, open_sweep
 Action = Literal["train", "plan"]
 FULL = (errno.ENOSPC, errno.EDQUOT)
 PLACE_ERRORS = (*FULL, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.ENOENT, errno.EEXIST, errno.EISDIR)
+HELP = frozenset({"--help", "-h", "--hydra-help", "--version"})
 BAD_INPUT, STOPPED, BUG = 2, 130, 70
 
 
@@ -39,6 +42,7 @@ def main(action: Action, conf: Path) -> None:
     """Exit status: 0 all done, 1 a stage failed, 2 bad input, 130 stopped by Ctrl-C."""
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # errors come to us, to be said in one line
     with errors_in_one_line():
+        check_plugins(conf, sys.argv)
         register_plugins()
         take_over(sys.argv)
 
@@ -50,6 +54,18 @@ def main(action: Action, conf: Path) -> None:
                 sys.exit(status)
 
         launch()
+
+
+def check_plugins(conf: Path, argv: list[str]) -> None:
+    """A broken plug-in, or a config that can't be, is named before anything is composed. Help is shown all the same."""
+    try:
+        check_configs(conf, search_path(argv))
+        if not HELP.intersection(argv):
+            registry.load()
+    except VlsafeError as error:
+        if not HELP.intersection(argv):
+            raise
+        Console(stderr=True, highlight=False).print(f"error: {error}", style="red", markup=False, soft_wrap=True)
 
 
 class errors_in_one_line:  # noqa: N801

@@ -8,6 +8,7 @@ import re
 from vlsafe import registry
 from vlsafe.cells import GROUPS, RunSettings
 from vlsafe.errors import VlsafeError
+from vlsafe.plugins import owner
 from vlsafe.settings import closest
 
 
@@ -16,6 +17,9 @@ def explain(error: Exception) -> str:
     if match := re.search(r"Could not find '([\w/-]+)/([^'/]*)'", text):
         group, option = match.groups()
         options = re.findall(r"^\t(\S+)$", text, re.MULTILINE)
+        if package := registered_by(group, option):
+            lacks = f"package {package} registers it, but ships no conf/{group}/{option}.yaml"
+            return f"{group}={option}: {lacks}; add one, or set hydra.searchpath"
         return f"{group}={option}: no such option; {closest(option, options)}"
     if match := re.search(r"Could not override '([^']+)'", text):
         return f"{match[1]}: {unknown_setting(match[1])}"
@@ -34,6 +38,15 @@ def explain(error: Exception) -> str:
         return f"{match[1]}: must be set"
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     return " ".join(lines[:2]) if lines else type(error).__name__
+
+
+def registered_by(group: str, name: str) -> str | None:
+    """The package of the plug-in that registers a component of this name."""
+    try:
+        plugin = owner(registry.get(group, name).__module__)
+    except VlsafeError:
+        return None
+    return plugin.package if plugin else None
 
 
 def unknown_setting(path: str) -> str:

@@ -1,6 +1,7 @@
-"""Hydra's side: a sweeper that composes every cell once, and a launcher that gets all of them before anything runs.
+"""Hydra's side: a sweeper that composes every cell once, a launcher that gets all of them before anything runs, and the configs
+of installed packages.
 
-Hydra looks for plug-ins in a package named `hydra_plugins`; these two are registered under that name without one.
+Hydra looks for plug-ins in a package named `hydra_plugins`; these three are registered under that name without one.
 """
 
 from __future__ import annotations
@@ -13,19 +14,23 @@ import sys
 import types
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, ClassVar
 
+from hydra.core.config_search_path import ConfigSearchPath
 from hydra.core.config_store import ConfigStore
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.plugins import Plugins
-from hydra.errors import ConfigCompositionException
+from hydra.errors import ConfigCompositionException, HydraException
 from hydra.plugins.config_source import ConfigResult
 from hydra.plugins.launcher import Launcher
+from hydra.plugins.search_path_plugin import SearchPathPlugin
 from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
 
 from vlsafe.errors import ConfigError
+from vlsafe.plugins import conf_folders
 
 ALIAS = "hydra_plugins.vlsafe"
 
@@ -111,6 +116,14 @@ class LocalLauncher(Launcher):
         ]
 
 
+class InstalledConfigs(SearchPathPlugin):
+    """Configs of installed plug-ins are found like our own, which come first; any `hydra.searchpath` comes last."""
+
+    def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
+        for folder, plugin in conf_folders().items():
+            search_path.append(plugin.package, f"file://{folder}")
+
+
 def compose_all(loader: Any, master: DictConfig, job_overrides: Sequence[Sequence[str]]) -> list[DictConfig]:
     """One config for each job. A setting that the option of one cell doesn't have (`merge.density` where merge=linear) is left
     out of that cell, as long as some other cell has it; one that no cell has is an error."""
@@ -146,6 +159,17 @@ def take_over(argv: list[str]) -> None:
     argv[1:] = [a for a in argv[1:] if a not in held and a not in flags] + ["--multirun"]
 
 
+def search_path(argv: list[str]) -> list[Path]:
+    """The folders that a command adds by `hydra.searchpath`; where it can't be read, Hydra will say so."""
+    given = [a for a in argv[1:] if re.match(r"\+{0,2}hydra\.searchpath=", a)]
+    try:
+        values = [override.value() for override in OverridesParser.create().parse_overrides(given)]
+    except HydraException:
+        return []
+    paths = [str(path) for value in values if isinstance(value, list) for path in value]
+    return [Path(path.removeprefix("file://")) for path in paths if path.startswith("file://") or "://" not in path]
+
+
 @contextmanager
 def yaml_read_once() -> Iterator[None]:
     """Within it, each YAML file is parsed once: that is nearly half of the time to compose a cell."""
@@ -177,7 +201,7 @@ def register_plugins() -> None:
         package.__path__ = []
         sys.modules["hydra_plugins"] = package
     sys.modules[ALIAS] = module
-    for plugin in (GridSweeper, LocalLauncher):
+    for plugin in (GridSweeper, LocalLauncher, InstalledConfigs):
         plugin.__module__ = ALIAS
         Plugins.instance().register(plugin)
     store = ConfigStore.instance()

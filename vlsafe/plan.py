@@ -203,6 +203,8 @@ def _plan_role(plan: Plan, cell: Cell, name: str, parents: Mapping[str, str]) ->
         # The order stands in the parents; what it changes in the tuning itself is said here.
         if role.joint:
             spec["safety_tune"] = tuning.joint_spec()
+            if tuning.version != 1:
+                spec["safety_tune"]["version"] = tuning.version
         spec["safety_tune"].pop("order", None)
         settings["text_only"] = spec["text_only"] = not role.sees_images
         settings["joint"] = spec["joint"] = role.joint

@@ -9,6 +9,8 @@ import subprocess
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+from vlsafe.plugins import installed
+
 PACKAGES = (
     "vlsafe",
     "torch",
@@ -46,7 +48,7 @@ def code_state() -> dict[str, str | bool]:
 @functools.cache
 def environment() -> dict[str, object]:
     packages = {}
-    for name in PACKAGES:
+    for name in (*PACKAGES, *sorted({plugin.package for plugin in installed()})):
         try:
             packages[name] = version(name)
         except PackageNotFoundError:

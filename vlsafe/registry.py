@@ -11,11 +11,13 @@ from __future__ import annotations
 
 import functools
 import importlib
+import sys
 from collections.abc import Callable, Mapping
-from importlib.metadata import entry_points
 from typing import Any, ClassVar, TypeVar
 
+from vlsafe.contracts import check_component, check_frozen, check_name
 from vlsafe.errors import ConfigError, RegistryError, VlsafeError
+from vlsafe.plugins import installed, owner
 from vlsafe.settings import build, closest
 
 # Modules that register our own components. They import heavy packages only inside functions.
@@ -32,13 +34,18 @@ OWN_MODULES = (
     "vlsafe.eval.suites",
     "vlsafe.surroundings",
 )
+HEAVY = ("torch", "transformers", "trl", "datasets", "wandb")
 
 
 class Component:
-    """Base of all components: `group` and `component_name` are set by `register`."""
+    """Base of all components: `group` and `component_name` are set by `register`.
+
+    Raise `version` when the same settings give another result: it is in the key, and what an earlier one made is left alone.
+    """
 
     group: ClassVar[str]
     component_name: ClassVar[str]
+    version: ClassVar[int] = 1
 
 
 C = TypeVar("C", bound=type[Component])
@@ -46,16 +53,15 @@ _components: dict[tuple[str, str], type[Component]] = {}
 
 
 def register(group: str, name: str) -> Callable[[C], C]:
-    """Class decorator; raises `RegistryError` for a name that is taken or a class that is no frozen dataclass."""
+    """Class decorator; raises `RegistryError` for a name that is taken, an unknown group, or no frozen dataclass."""
 
     def add(cls: C) -> C:
-        taken = _components.get((group, name))
         here = f"{cls.__module__}.{cls.__qualname__}"
+        check_name(group, name, here)
+        taken = _components.get((group, name))
         if taken is not None and f"{taken.__module__}.{taken.__qualname__}" != here:
-            raise RegistryError(f"{group}={name} is registered twice: by {taken.__module__}.{taken.__qualname__} and by {here}")
-        parameters = cls.__dict__.get("__dataclass_params__")
-        if parameters is None or not parameters.frozen:
-            raise RegistryError(f"{here}: a component must be a frozen dataclass (put @register above @dataclass(frozen=True))")
+            raise RegistryError(f"{group}={name} is registered twice: by {_whose(taken)} and by {here}; give it another name")
+        check_frozen(cls, here)
         cls.group, cls.component_name = group, name
         _components[group, name] = cls
         return cls
@@ -63,19 +69,37 @@ def register(group: str, name: str) -> Callable[[C], C]:
     return add
 
 
+def _whose(cls: type[Component]) -> str:
+    plugin = owner(cls.__module__)
+    return f"{cls.__module__}.{cls.__qualname__}" + (f" of package {plugin.package}" if plugin else "")
+
+
 @functools.cache
 def load() -> None:
-    """Import every module that registers components: ours, then the installed plug-ins. Idempotent."""
+    """Import every module that registers components, ours and then the installed plug-ins', and check the latter. Idempotent.
+
+    Raises `RegistryError`, which names the plug-in and its package, for one that is broken.
+    """
     for module in OWN_MODULES:
         importlib.import_module(module)
-    for point in entry_points(group="vlsafe.plugins"):
-        package = point.dist.name if point.dist else point.value
+    for plugin in installed():
+        light = not _loaded(HEAVY)
         try:
-            point.load()
+            plugin.point.load()
+            for cls in [cls for cls in _components.values() if owner(cls.__module__) == plugin]:
+                check_component(cls)
         except VlsafeError as error:
-            raise RegistryError(f"plug-in '{point.name}' of package {package}: {error}") from error
+            raise RegistryError(f"{plugin}: {error}") from error
         except Exception as error:
-            raise RegistryError(f"plug-in '{point.name}' of package {package} can't be imported: {error!r}") from error
+            raise RegistryError(f"{plugin} can't be imported: {error!r}; mend or uninstall {plugin.package}") from error
+        if light and _loaded(HEAVY):
+            raise RegistryError(
+                f"{plugin}: imports {_loaded(HEAVY)[0]} when it is loaded, which slows every command: import it in functions"
+            )
+
+
+def _loaded(modules: tuple[str, ...]) -> list[str]:
+    return [module for module in modules if module in sys.modules]
 
 
 def names(group: str) -> list[str]:

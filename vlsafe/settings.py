@@ -165,12 +165,15 @@ def describe(hint: Any) -> str:
 
 def spec_of(value: Any) -> Any:
     """The part of a settings object that its result depends on, as JSON values. Fields marked `execution`, and `added` fields
-    at their neutral default, are left out; a component's registered name comes first."""
+    at their neutral default, are left out; a component's registered name comes first, with its version where that is not 1."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         spec: dict[str, Any] = {}
         name = getattr(type(value), "component_name", None)
         if name is not None:
             spec["name"] = name
+            version = getattr(type(value), "version", 1)
+            if version != 1:
+                spec["version"] = version
         for field in dataclasses.fields(value):
             item = getattr(value, field.name)
             neutral = field.metadata.get("neutral", dataclasses.MISSING)

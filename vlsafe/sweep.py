@@ -97,7 +97,7 @@ def open_sweep(folder: Path, name: str, cells: Sequence[Cell], swept: Sequence[s
     old: list[Cell] = []
     if (folder / RECORD).exists():
         record = read_record(folder)
-        old = [make_cell(c["config"], c["choices"]) for c in record["cells"]]
+        old = recorded_cells(folder, record)
         axes = list(dict.fromkeys([*record["axes"], *axes]))
         varying |= set(record["varying"])
         check_same_base(name, old, cells, varying)
@@ -131,6 +131,17 @@ def read_record(folder: Path) -> Any:
     return record
 
 
+def recorded_cells(folder: Path, record: Any) -> list[Cell]:
+    """Raises `ConfigError` for a cell that can't be made any more: a package that it needs was uninstalled, for one."""
+    try:
+        return [make_cell(c["config"], c["choices"]) for c in record["cells"]]
+    except ConfigError as error:
+        raise ConfigError(
+            f"sweep '{folder.name}' has a cell that can't be made here ({error}): install the package that brings it, or choose"
+            " another name with sweep=NAME"
+        ) from error
+
+
 def save_record(sweep: Sweep) -> None:
     cells = [{"choices": dict(c.choices), "config": c.config} for c in sweep.cells]
     write_json(sweep.folder / RECORD, {"name": sweep.name, "axes": sweep.axes, "varying": sweep.varying, "cells": cells})
@@ -144,8 +155,7 @@ def load_sweep(folder: Path) -> Sweep:
             f"no sweep '{folder.name}' in {folder.parent}; there {'are: ' + ', '.join(there) if there else 'is none'}"
         )
     record = read_record(folder)
-    cells = tuple(make_cell(c["config"], c["choices"]) for c in record["cells"])
-    return Sweep(record["name"], folder, cells, tuple(record["axes"]), tuple(record["varying"]))
+    return Sweep(record["name"], folder, tuple(recorded_cells(folder, record)), tuple(record["axes"]), tuple(record["varying"]))
 
 
 def identity(cell: Cell) -> str:

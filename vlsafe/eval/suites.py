@@ -5,12 +5,12 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 from vlsafe.errors import ConfigError
 from vlsafe.eval.base import Benchmark
 from vlsafe.microworld.world import World, check_world
-from vlsafe.registry import Component, make, register
+from vlsafe.registry import Component, get, make, register
 from vlsafe.settings import PositiveInt
 
 
@@ -22,7 +22,7 @@ class Suite(Component):
     limit: PositiveInt | None = None
 
     def settings(self) -> Mapping[str, Any]:
-        """Settings that every benchmark of the suite gets."""
+        """Settings that the suite's benchmarks share: each gets those that it has."""
         return {}
 
     def check_model(self, model: Component) -> None:
@@ -35,7 +35,12 @@ class Suite(Component):
         twice = sorted({name for name in self.benchmarks if self.benchmarks.count(name) > 1})
         if twice:
             raise ConfigError(f"eval.benchmarks: '{twice[0]}' is named twice; name each benchmark once")
-        return [make("benchmark", {"name": name, **self.settings()}, "eval.benchmarks") for name in self.benchmarks]
+        return [self._make(name) for name in self.benchmarks]
+
+    def _make(self, name: str) -> Benchmark:
+        has = {field.name for field in dataclasses.fields(get("benchmark", name, "eval.benchmarks"))}  # type: ignore[arg-type]
+        shared = {setting: value for setting, value in self.settings().items() if setting in has}
+        return cast(Benchmark, make("benchmark", {"name": name, **shared}, "eval.benchmarks"))
 
 
 @register("eval", "microworld")
