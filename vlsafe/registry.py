@@ -29,6 +29,7 @@ OWN_MODULES = (
     "vlsafe.eval.engines",
     "vlsafe.eval.judges",
     "vlsafe.eval.suites",
+    "vlsafe.tracking.components",
     "vlsafe.surroundings",
 )
 
