@@ -98,9 +98,10 @@ class Loopback:
             return {"createRunFiles": {"runID": "UnVu", "uploadHeaders": [], "files": files}}
         if "upsertView" in query:
             self.views.append(given)
-            view = {"id": "Vmlldw", "type": given.get("type"), "name": given.get("name"), "displayName": given.get("displayName"),
-                    "description": given.get("description"), "spec": given.get("spec"), "project": {"id": "UHJv", "name": "p",
-                    "entityName": "someone"}, "updatedAt": None, "createdAt": None}  # fmt: skip
+            same = {name: given.get(name) for name in ("type", "name", "displayName", "description", "spec")}
+            project = {"id": "UHJv", "name": given.get("projectName"), "entityName": given.get("entityName")}
+            id = given.get("id") or f"Vmlldw{len(self.views)}"
+            view = {**same, "id": id, "project": project, "updatedAt": None, "createdAt": None}
             return {"upsertView": {"view": view, "inserted": True}}
         if "createArtifact" in query:
             return {"createArtifact": {"artifact": {"id": "QXJ0", "state": "COMMITTED", "digest": "0", "artifactSequence":
@@ -108,7 +109,10 @@ class Loopback:
         if "useArtifact" in query:
             return {"useArtifact": {"artifact": {"id": "QXJ0"}}}
         if "__type" in query or "__schema" in query:
-            return {k: None for k in re.findall(r"(\w+)\s*:\s*__type", query)} | {"__type": None}
+            return dict.fromkeys(re.findall(r"(\w+)\s*:\s*__type", query)) | {"__type": None}
+        if name == "ProjectInternalId":
+            there = any(run.project == given["projectName"] for run in self.runs.values())
+            return {"project": {"id": "UHJv", "internalId": "UHJvaW50"} if there else None}
         if "upsertModel" in query:
             return {"upsertModel": {"model": {"id": "UHJv", "name": given.get("name")}, "project": {"id": "UHJv", "name": "p"}}}
         self.unknown.append(f"{name} {' '.join(query.split())[:300]}")
@@ -131,7 +135,8 @@ class Loopback:
     def _bucket(self, run: RunState) -> dict[str, Any]:
         return {
             "id": base64.b64encode(run.name.encode()).decode(), "name": run.name, "displayName": run.display_name,
-            "description": None, "config": json.dumps(run.raw_config), "summaryMetrics": json.dumps(run.summary), "sweepName": None,
+            "description": None, "config": json.dumps(run.raw_config), "summaryMetrics": json.dumps(run.summary),
+            "sweepName": None,
             "historyLineCount": len(run.lines), "eventsLineCount": 0, "logLineCount": 0, "tags": run.tags,
             "historyTail": json.dumps([json.dumps(line) for line in run.history[-1:]]), "eventsTail": "[]",
             "wandbConfig": json.dumps({"t": {}}),

@@ -1,7 +1,7 @@
 """What a tracker is: somewhere that runs are projected to. Our own records stay the truth; nothing is ever read back from it.
 
-A `Run` is all that a tracker shows of one cell or one training stage; `runs.py` makes it from records. A `Tracker` opens runs by
-id, is given the rows of their curves as they come, and at the end the whole run.
+A `Run` is all that a tracker shows of one cell or one training stage; `runs.py` makes it from records. A `Tracker` opens runs
+by id, is given the rows of their curves as they come, and at the end the whole run.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """The tracking process: python -m vlsafe.tracking.process TASK.json
 
 One for each command, at low priority and apart from the stages, so that a tracker that is down or slow stops none of them. It
-follows the sweep's records until its parent writes `finish` into its standard input, sends what is left, and ends. Where the parent
-is gone instead, it finishes what is open and is gone itself soon after.
+follows the sweep's records until its parent writes `finish` into its standard input, sends what is left, and ends. Where the
+parent is gone instead, it finishes what is open and is gone itself soon after.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Our records as runs: one for each cell, one for each training stage. The same records give the same runs with the same ids."""
+"""Our records as runs: one for each cell, one for each training stage. The same records give the same runs and ids."""
 
 from __future__ import annotations
 
@@ -76,8 +76,9 @@ def cell_run(records: Records, planned: CellPlan, upload_text: bool) -> Run:
         tables["responses"] = responses_table(records, planned)
     curve = [] if state != "done" else during_adaptation(done)
     return Run(
-        id=cell_id(sweep, planned), name=printable(sweep.cell_name(cell)), kind="cell", group=sweep.name, tags=(tag(sweep.name),),
-        config=config, summary=summary_of(done, planned.final) | {"status": cell_status(planned, records.states)}, state=state,
+        id=cell_id(sweep, planned), name=printable(sweep.cell_name(cell)), kind="cell",
+        group=sweep.name, tags=(tag(sweep.name),), config=config, state=state,
+        summary=summary_of(done, planned.final) | {"status": cell_status(planned, records.states)},
         history=curve, tables=tables, axes={f"{role}/*": CURVE_AXIS for role in planned.roles} if curve else {},
     )  # fmt: skip
 
@@ -164,7 +165,8 @@ def training_run(records: Records, stage: Stage, log: Sequence[Mapping[str, Any]
         summary |= training_summary(records.store, stage)
     return Run(
         id=training_id(stage), name=f"{stage.kind} {printable(stage.label)}", kind="training", group=group,
-        tags=tuple(sorted(map(tag, sweeps))), config=config, summary=summary, state=state, history=[log_row(line) for line in log],
+        tags=tuple(sorted(map(tag, sweeps))), config=config, summary=summary, state=state,
+        history=[log_row(line) for line in log],
     )  # fmt: skip
 
 

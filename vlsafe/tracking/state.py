@@ -1,6 +1,7 @@
 """What was already sent: `tracking.json` in the sweep's folder. It saves work only; without it everything is sent again.
 
-    {"wandb offline api.wandb.ai//vlsafe": {"inputs": "1f…", "runs": {"safety_tune-3c…": {"digest": "9a…", "steps": 60, "group": "demo"}}}}
+    {"wandb offline api.wandb.ai//vlsafe":
+        {"inputs": "1f…", "runs": {"safety_tune-3c…": {"digest": "9a…", "steps": 60, "group": "demo"}}}}
 
 `inputs` stands for all records of the sweep at the time when every one of its runs had been sent.
 """
@@ -49,7 +50,7 @@ def sent_runs(state: dict[str, Any], destination: str) -> dict[str, Sent]:
 
 @contextlib.contextmanager
 def changed(sweep: Path, destination: str) -> Iterator[dict[str, Any]]:
-    """The part of one destination, to be changed in place. Two processes may send one sweep: none loses what the other wrote."""
+    """The part of one destination, to be changed in place. Of two processes that send one sweep none loses the other's."""
     lease = Lease(sweep / ".tracking.lock")
     while not lease.acquire():
         time.sleep(0.05)
@@ -79,8 +80,8 @@ def up_to_date(sweep: Path, tracking: Tracking, destination: Destination) -> boo
 
 
 class Known(NamedTuple):
-    """What this and the other sweeps of the same outputs say of a run: the group it was first sent in, the sweeps that have it, and
-    how many rows went to the same project, by destination."""
+    """What this and the other sweeps of the same outputs say of a run: the group it was first sent in, the sweeps that have it,
+    and how many rows went to the same project, by destination."""
 
     group: str
     sweeps: set[str]

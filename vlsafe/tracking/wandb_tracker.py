@@ -50,7 +50,8 @@ class WandbTracker:
             )  # fmt: skip
         except (Error, OSError) as error:
             raise TrackerDown(" ".join(str(error).split())) from error
-        self.url = str(opened.project_url or self.url)
+        if self.online:
+            self.url = str(opened.project_url or self.url)
         for pattern, axis in run.axes.items():
             opened.define_metric(axis, hidden=True)
             opened.define_metric(pattern, step_metric=axis)
