@@ -144,5 +144,3 @@ def untracked(copied: Tracked) -> Tracked:
     shutil.rmtree(copied.outputs / "wandb")
     (copied.sweep / "tracking.json").unlink()
     return copied
-
-

@@ -108,8 +108,14 @@ class Loopback:
                     {"id": "U2Vx", "latestArtifact": None}, "currentManifest": None}}}  # fmt: skip
         if "useArtifact" in query:
             return {"useArtifact": {"artifact": {"id": "QXJ0"}}}
-        if "__type" in query or "__schema" in query:
+        if re.search(r"__type\b|__schema\b", query):
             return dict.fromkeys(re.findall(r"(\w+)\s*:\s*__type", query)) | {"__type": None}
+        if name == "GetProjects":
+            projects = [
+                {"id": "UHJv", "name": project, "entityName": "someone", "createdAt": "", "isBenchmark": False, "user": None}
+                for project in sorted({run.project for run in self.runs.values()})
+            ]
+            return {"models": {"edges": [{"node": p} for p in projects], "pageInfo": {"endCursor": None, "hasNextPage": False}}}
         if name == "ProjectInternalId":
             there = any(run.project == given["projectName"] for run in self.runs.values())
             return {"project": {"id": "UHJv", "internalId": "UHJvaW50"} if there else None}

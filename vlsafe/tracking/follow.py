@@ -66,7 +66,7 @@ class Follower:
             Path(task.status).unlink(missing_ok=True)
             self.log.parent.mkdir(parents=True, exist_ok=True)
             with self.log.open("ab") as log:
-                self.process = subprocess.Popen(
+                self.process = subprocess.Popen(  # its standard input is closed when we end, however we end
                     [sys.executable, "-m", "vlsafe.tracking.process", str(self.work / "tracking.task.json")],
                     stdin=subprocess.PIPE, stdout=log, stderr=log, env=environment(),
                     start_new_session=True,  # the terminal's Ctrl-C is the executor's affair
@@ -102,7 +102,7 @@ class Follower:
         with contextlib.suppress(OSError):  # it is gone already
             assert self.process.stdin is not None
             self.process.stdin.write(FINISH + b"\n")
-            self.process.stdin.close()
+            self.process.stdin.flush()  # and left open: once it is closed, the process takes us for gone
         deadline = None if seconds is None else time.monotonic() + seconds
         while self.process.poll() is None:
             if deadline is not None and time.monotonic() > deadline:
@@ -122,7 +122,7 @@ class Follower:
             self.line(f"tracking: {status.total} runs in {place(status.where)}")
             return status
         problem = self.failed or status.problem or ("no end within the time to wait" if ended is False else "it broke off")
-        left = f"{status.total - status.sent} of {status.total} runs" if status.total else "nothing was"
+        left = f"{status.total - status.sent} of {status.total} runs" if status.total else "its runs are"
         self.line(
             f"tracking: {left} not sent ({printable(problem, MAX_PROBLEM)}); send later: "
             f"python launch/dashboard.py {self.folder.name} sync; log: {shown(self.log)}"

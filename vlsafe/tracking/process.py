@@ -29,7 +29,7 @@ from vlsafe.tracking.projection import Projection
 
 POLL_SECONDS = 1.0
 BACK_OFF_SECONDS = 30.0  # after a tracker that could not be reached
-ORPHAN_SECONDS = 10.0
+ORPHAN_SECONDS = 5.0
 NICENESS = 10
 FINISH = b"finish"
 DOWN, BUG = 1, 70
@@ -70,7 +70,7 @@ def task_of(folder: Path, store: Path, tracking: Tracking, status: Path, again: 
 
 
 class Parent:
-    """`done` is set when the parent asks to finish, or is gone; in the second case the process ends whatever it is in."""
+    """`done` is set when the parent asks to finish, or is gone: then the process ends soon, whatever it is in."""
 
     def __init__(self) -> None:
         self.done, self.asked = threading.Event(), False
@@ -80,9 +80,10 @@ class Parent:
         with contextlib.suppress(OSError):
             self.asked = sys.stdin.buffer.readline().strip() == FINISH
         self.done.set()
-        if not self.asked:
-            time.sleep(ORPHAN_SECONDS)
-            os._exit(DOWN)
+        with contextlib.suppress(OSError):
+            sys.stdin.buffer.read()  # until the other end is closed, by the parent or by its death
+        time.sleep(ORPHAN_SECONDS)
+        os._exit(DOWN)
 
 
 class TrackingProcess:
@@ -100,6 +101,7 @@ class TrackingProcess:
         )
 
     def run(self) -> int:
+        self.tell()
         self.follow()
         self.status.problem = ""
         self.tell()
