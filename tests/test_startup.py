@@ -30,6 +30,7 @@ print("HEAVY", sorted({name.partition(".")[0] for name in sys.modules} & set(%r)
         ("train.py", "--cfg", "job"),
         ("plan.py", *TINY, "safety_tune=none,tiny_sft", "merge=none,linear,ties"),
         ("store.py", "--help"),
+        ("dashboard.py", "--help"),
     ],
 )
 def test_no_heavy_imports(arguments: tuple[str, ...], tmp_path: Path) -> None:

@@ -30,6 +30,7 @@ from vlsafe.plugins import check_configs
 from vlsafe.report.live import TimeLeft
 from vlsafe.store import Store
 from vlsafe.sweep import Sweep, check_name, default_name, load_sweep, open_sweep, record_lock, save_record
+from vlsafe.tracking.follow import followed
 
 Action = Literal["train", "plan"]
 FULL = (errno.ENOSPC, errno.EDQUOT)
@@ -137,6 +138,8 @@ def run(action: Action, grid: Grid) -> int:
         plan = make_plan(open_sweep(folder, name, cells, grid.swept).cells)
         show_plan(plan, survey(plan, store, mend=False), store, folder, settings, console)
         return 0
+    tracking = cells[0].components["tracking"]
+    tracking.check_ready()
     with record_lock(folder):
         sweep = open_sweep(folder, name, cells, grid.swept)
         plan = make_plan(sweep.cells)
@@ -144,13 +147,14 @@ def run(action: Action, grid: Grid) -> int:
         if found.to_run:
             store.check_writable(2 * found.bytes_needed)
         save_record(sweep)
-    return execute(sweep, plan, found, store, settings, console, began)
+    with followed(sweep, store, tracking, bool(found.to_run), console):
+        return execute(sweep, plan, found, store, settings, console, began)
 
 
 def check_not_swept(swept: Sequence[str]) -> None:
     """Raises `ConfigError` for a swept setting that says where or how: one command has one of each."""
     for name in swept:
-        if name in {f.name for f in fields(RunSettings)} - {"seed"}:
+        if name in {f.name for f in fields(RunSettings)} - {"seed"} or name.partition(".")[0] == "tracking":
             raise ConfigError(f"{name}: one command has one value of it; only what changes results can be swept")
 
 

@@ -32,7 +32,7 @@ CONTRACTS: Mapping[str, Contract] = {
     "eval": Contract("vlsafe.eval.suites.Suite"),
     "judge": Contract("vlsafe.eval.base.Judge", ("label",)),
     "engine": Contract("vlsafe.eval.engines.Engine", ("answer",)),
-    "tracking": Contract("vlsafe.registry.Component"),
+    "tracking": Contract("vlsafe.tracking.base.Tracking", ("destination",)),
     "deepspeed": Contract("vlsafe.registry.Component"),
     "analysis": Contract("vlsafe.registry.Component"),
 }

@@ -32,6 +32,7 @@ OWN_MODULES = (
     "vlsafe.eval.engines",
     "vlsafe.eval.judges",
     "vlsafe.eval.suites",
+    "vlsafe.tracking.components",
     "vlsafe.surroundings",
 )
 HEAVY = ("torch", "transformers", "trl", "datasets", "wandb")

@@ -13,12 +13,6 @@ class NoDeepSpeed(Component):
     """Training runs in one process, without DeepSpeed."""
 
 
-@register("tracking", "none")
-@dataclass(frozen=True)
-class NoTracking(Component):
-    """Our own records under `outputs/` are the only ones."""
-
-
 @register("analysis", "none")
 @dataclass(frozen=True)
 class NoAnalysis(Component):

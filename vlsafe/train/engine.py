@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import resource
 import shutil
 import time
 from collections import Counter
@@ -16,6 +15,7 @@ from vlsafe.data.collate import Collator, Encoder
 from vlsafe.data.order import balanced, batches
 from vlsafe.errors import StageInterrupted
 from vlsafe.model.load import quiet, template_hash
+from vlsafe.provenance import peak_memory_mb
 from vlsafe.stage import StageContext
 from vlsafe.train.checkpoint import Checkpoint, finished_phases, mark, newest, read_log, write_log
 from vlsafe.train.checks import check_image_tokens, check_supervised, check_vocabulary
@@ -95,7 +95,7 @@ def run_phases(load: Callable[[], tuple[Any, Any]], phases: Sequence[Phase], ctx
         if phase is not phases[-1]:  # the last one's weights are what the stage publishes
             keep(model, facts[phase.name], folder, elapsed())
     ctx.facts["phases"] = facts
-    ctx.facts["peak_memory_mb"] = round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+    ctx.facts["peak_memory_mb"] = peak_memory_mb()
     collect_logs(phases, folders, ctx.out / "train_log.jsonl")
     return model.eval(), processor
 

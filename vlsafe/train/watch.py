@@ -11,6 +11,7 @@ from typing import Any
 
 from transformers import TrainerCallback
 
+from vlsafe.provenance import peak_memory_mb
 from vlsafe.stage import StageContext
 from vlsafe.train.checkpoint import seal
 from vlsafe.train.checks import check_finite
@@ -19,7 +20,8 @@ FLUSH_SECONDS = 0.4  # reading losses makes a GPU wait, and nobody reads faster
 
 
 class Watch(TrainerCallback):  # type: ignore[misc]
-    """One phase's. `lines` has one entry a step: step, loss, grad_norm, lr, tokens, seconds (since the phase's first start)."""
+    """One phase's. `lines` has one entry a step: step, loss, grad_norm, lr, tokens_per_second, memory_mb (the peak so far),
+    seconds (since the phase's first start)."""
 
     def __init__(
         self,
@@ -72,12 +74,13 @@ class Watch(TrainerCallback):  # type: ignore[misc]
             return
         values = torch.stack([torch.stack([loss.float(), norm.float()]) for _, loss, norm, *_ in self.pending]).tolist()
         new: list[dict[str, Any]] = []
+        memory = peak_memory_mb()
         for (step, _, _, rate, tokens, more, at), (loss, norm) in zip(self.pending, values, strict=True):
             check_finite(step, loss, norm, self.where)
             seconds = self.before + at - self.started
             earlier = (new or self.lines)[-1]["seconds"] if new or self.lines else 0.0
             speed = round(tokens / max(seconds - earlier, 1e-9), 1)
-            line = {"step": step, "loss": loss, "lr": rate, "grad_norm": norm, **more}
+            line = {"step": step, "loss": loss, "lr": rate, "grad_norm": norm, "memory_mb": memory, **more}
             new.append({**line, "tokens_per_second": speed, "seconds": round(seconds, 4)})
         self.pending.clear()
         self.lines += new
