@@ -36,7 +36,8 @@ KEPT = {"none": 1.0, "linear": 0.55, "slerp": 0.6, "ties": 0.75, "dare_ties": 0.
 def make_up(folder: Path, tunes: Sequence[str], merges: Sequence[str], seeds: Sequence[int], items: int) -> Source:
     """A sweep's records over files of labels and responses, below `folder`."""
     dice = random.Random(0)
-    words = ["".join(dice.choice(("ba", "ko", "ri", "zen", "tu", "mel")) for _ in range(dice.randint(1, 4))) for _ in range(2000)]
+    parts = ("ba", "ko", "ri", "zen", "tu", "mel")
+    words = ["".join(dice.choices(parts, k=dice.randint(1, 4))) for _ in range(2000)]
     text = " ".join(dice.choices(words, k=400_000))
     questions = {
         name: [(f"{i:04d}", f"kind {i % 7}", " ".join(dice.choices(words, k=dice.randint(5, 20)))) for i in range(items)]
@@ -61,15 +62,15 @@ def make_up(folder: Path, tunes: Sequence[str], merges: Sequence[str], seeds: Se
             results.append(
                 CellResult(
                     sweep="made-up", cell=f"llava+{tune}+{merge}+seed={seed}", role=role, final=role == roles[-1],
-                    choices={"model": "microworld", "adaptation": "llava", "safety_tune": tune, "order": "after", "merge": merge,
-                             "seed": seed},
+                    choices={"model": "microworld", "adaptation": "llava", "safety_tune": tune, "order": "after",
+                             "merge": merge, "seed": seed},
                     status="done", axis=axis, benchmark=name, judge="exact", judge_version=1, key=key, labels=responses[key],
-                    conditions={"template": "8a5db61ab01d9fe9", "decoding": "greedy, 16 new tokens", "text prompts": "no_image"},
+                    conditions={"template": "made up", "decoding": "greedy, 16 new tokens", "text prompts": "no_image"},
                 )
             )  # fmt: skip
     stages = [
-        StageFacts("merge", f"{seed}{tune}{merge}", f"microworld › llava › {tune} › {merge}", {"merge.name": merge, "seed": seed},
-                   "2026-01-01T00:00:00Z", 0.3, 1, "cpu")
+        StageFacts("merge", f"{seed}{tune}{merge}", f"microworld › llava › {tune} › {merge}",
+                   {"merge.name": merge, "seed": seed}, "2026-01-01T00:00:00Z", 0.3, 1, "cpu")
         for seed, tune, merge in itertools.product(seeds, tunes, merges)
     ]  # fmt: skip
     return Source("made-up", folder, score(results), stages, (), responses, len({r.cell for r in results}))
@@ -83,7 +84,15 @@ def _write(
     rows, labels = [], []
     for id, category, prompt in items:
         start, length = dice.randrange(len(text) - 400), dice.randint(30, 400)
-        row = {"id": id, "benchmark": name, "category": category, "prompt": prompt, "image": "", "expects": expects, "target": ""}
+        row = {
+            "id": id,
+            "benchmark": name,
+            "category": category,
+            "prompt": prompt,
+            "image": "",
+            "expects": expects,
+            "target": "",
+        }
         rows.append(json.dumps({**row, "response": text[start : start + length]}))
         labels.append(json.dumps({"id": id, "label": counted if dice.random() < rate else rest}))
     folder.mkdir(parents=True)

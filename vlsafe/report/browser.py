@@ -125,7 +125,7 @@ def _pack(answers: Sequence[Answers], unread: list[str]) -> str:
              "benchmark": texts.add(printable(r.benchmark)), "judge": texts.add(judge(r)), "total": a.total, "rows": lines}
         )  # fmt: skip
     data = json.dumps({"texts": texts.values(), "items": items.values(), "answers": shown}, separators=(",", ":"))
-    return base64.b64encode(zlib.compress(data.encode(), 9)).decode()
+    return base64.b64encode(zlib.compress(data.encode(), 6)).decode()
 
 
 def _rows(a: Answers) -> list[Mapping[str, Any]]:

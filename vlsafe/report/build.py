@@ -5,8 +5,9 @@ from __future__ import annotations
 import contextlib
 import time
 import traceback
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 
@@ -55,22 +56,23 @@ def is_fresh(source: Source) -> bool:
         return False
 
 
-def report(source: Source, console: Console) -> str:
+def report(name: str, folder: Path, gathered: Callable[[], Source], console: Console) -> str:
     """Builds the report unless it is fresh, and says what came of it in one line. An error never leaves this function: results
     that took hours are not a failure because a page could not be drawn."""
     try:
+        source = gathered()
         if is_fresh(source):
-            return f"report: {shown(source.folder / REPORT)}"
+            return f"report: {shown(folder / REPORT)}"
         began = time.monotonic()
         with building(console):
             path = build(source)
         return f"report: {shown(path)} ({time.monotonic() - began:.1f} s)"
     except Exception as error:
-        log = source.folder / "logs" / "report.log"
+        log = folder / "logs" / "report.log"
         with contextlib.suppress(OSError):
             write_atomic(log, "".join(traceback.format_exception(error)))
         reason = printable(f"{type(error).__name__}: {' '.join(str(error).split())}", 200)
-        return f"no report ({reason}); once that is mended: python launch/report.py {source.sweep}"
+        return f"no report ({reason}); once that is mended: python launch/report.py {name}"
 
 
 def building(console: Console) -> contextlib.AbstractContextManager[object]:
@@ -86,7 +88,7 @@ def shown(path: Path) -> str:
     return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else str(path)
 
 
-def _record(folder: Path) -> dict[str, dict[str, int]]:
+def _record(folder: Path) -> dict[str, Any]:
     with contextlib.suppress(OSError, ValueError):
         record = read_json(folder / RECORD)
         if isinstance(record, dict) and isinstance(record.get("files"), dict):

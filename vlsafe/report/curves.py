@@ -8,7 +8,7 @@ from typing import Any, get_args
 
 from vlsafe.eval.base import Axis
 from vlsafe.eval.metrics import BETTER, headline
-from vlsafe.report.figures import Chart, looks, new_figure
+from vlsafe.report.figures import Chart, looks, new_figure, settle
 from vlsafe.report.layout import AXIS_TITLES, METRIC_TITLES
 from vlsafe.report.points import Estimate, estimate_of, judge, mean_over_seeds, value, varied_settings
 from vlsafe.report.results import Scored
@@ -80,7 +80,7 @@ def _draw(axis: Axis, own: Sequence[Curve]) -> Chart:
     metric = headline(axis)
     better = BETTER[metric]
     with looks():
-        figure, axes = new_figure(4.4, 3.1)
+        figure, axes = new_figure(4.2, 3.1)
         for i, curve in enumerate(own):
             look = {"color": SERIES[benchmarks.index(curve.benchmark) % len(SERIES)]}
             style = STYLES[adaptations.index(curve.adaptation) % len(STYLES)]
@@ -105,6 +105,7 @@ def _draw(axis: Axis, own: Sequence[Curve]) -> Chart:
         axes.set_xlabel("step of adaptation")
         axes.set_ylabel(f"{METRIC_TITLES[metric]} ({'less' if better == 'lower' else 'more'} is better)")
         figure.legend(loc="outside lower center", ncols=2, fontsize=7.2)
+        settle(figure)
     several = any(len(c.seeds) > 1 for c in own)
     caption = "Means over seeds ± standard deviation, thin lines single seeds." if several else "Bars are 95 % intervals."
     caption += " The last point is the finished model." if ended else ""

@@ -8,15 +8,17 @@ import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from vlsafe.files import write_atomic
 from vlsafe.report.svg import GRID, INK, MUTED, inline
 
 FORMATS = ("svg", "pdf", "png")
 RC: Mapping[str, Any] = {
     "font.family": "DejaVu Sans",
-    "font.size": 8.0,
+    "font.size": 8.5,
     "text.parse_math": False,  # a name with a dollar sign is a name
     "text.color": INK,
     "axes.edgecolor": MUTED,
@@ -54,24 +56,26 @@ class Chart:
     titles: Mapping[str, str] = field(default_factory=dict)
     least: int = 0
 
-    def inline(self) -> str:
-        return inline(self._svg(transparent=True), self.name, f"{self.title}. {self.caption}", self.titles)
-
-    def save(self, folder: Path) -> list[Path]:
-        """The figure as SVG, PDF and PNG, the same bytes for the same figure."""
-        folder.mkdir(parents=True, exist_ok=True)
-        paths = [folder / f"{self.name}.{form}" for form in FORMATS]
-        nothing = {"svg": {"Date": None}, "pdf": {"CreationDate": None}, "png": {}}
-        with looks():
-            for path, form in zip(paths, FORMATS, strict=True):
-                self.figure.savefig(path, format=form, facecolor="white", metadata=nothing[form])
-        return paths
-
-    def _svg(self, transparent: bool) -> str:
+    @cached_property
+    def svg(self) -> str:
+        """As a file has it, on no ground, so that it fits any page."""
         text = io.StringIO()
         with looks():
-            self.figure.savefig(text, format="svg", transparent=transparent, metadata={"Date": None})
+            self.figure.savefig(text, format="svg", transparent=True, metadata={"Date": None})
         return text.getvalue()
+
+    def inline(self) -> str:
+        return inline(self.svg, self.name, f"{self.title}. {self.caption}", self.titles)
+
+    def save(self, folder: Path) -> list[Path]:
+        """The figure as SVG, PDF and PNG: the same bytes for the same figure."""
+        folder.mkdir(parents=True, exist_ok=True)
+        svg, pdf, png = (folder / f"{self.name}.{form}" for form in FORMATS)
+        write_atomic(svg, self.svg)
+        with looks():
+            self.figure.savefig(pdf, format="pdf", facecolor="white", metadata={"CreationDate": None})
+            self.figure.savefig(png, format="png", facecolor="white")
+        return [svg, pdf, png]
 
 
 @contextmanager
@@ -91,3 +95,9 @@ def new_figure(width: float, height: float, **options: Any) -> tuple[Any, Any]:
 
     figure = Figure(figsize=(width, height), layout="constrained")
     return figure, figure.subplots(**options)
+
+
+def settle(figure: Any) -> None:
+    """Lays the figure out, once for all its formats."""
+    figure.draw_without_rendering()
+    figure.set_layout_engine("none")

@@ -7,7 +7,7 @@ from typing import Any
 
 from vlsafe.eval.base import Axis
 from vlsafe.eval.metrics import BETTER, headline
-from vlsafe.report.figures import Chart, looks, new_figure
+from vlsafe.report.figures import Chart, looks, new_figure, settle
 from vlsafe.report.layout import AXIS_TITLES, METRIC_TITLES
 from vlsafe.report.points import Estimate, Model, Point
 from vlsafe.report.svg import GRID, INK, LEVELS, MUTED, PAPER, heat_colour
@@ -51,12 +51,12 @@ def heat_map(points: Sequence[Point], benchmarks: Mapping[str, Axis]) -> Chart |
                 (own[0] + own[-1] + 1) / 2, rows + 0.35, f"{AXIS_TITLES[axis]}\n{METRIC_TITLES[metric]} {arrow}",
                 ha="center", va="top", color=MUTED, fontsize=7,
             )  # fmt: skip
-        _scale(figure)
+        _scale(axes)
+        settle(figure)
     several = max((len(p.models) for p in points), default=1) > 1
     caption = (
-        ("Means over seeds. " if several else "")
-        + "Figures are the benchmark's own metric; the colour says how far it is from ideal: ASR, refusal rate, 1 − accuracy."
-    )
+        "Means over seeds. " if several else ""
+    ) + "Figures are the benchmark's own metric; the colour says how far it is from ideal: ASR, refusal rate, 1 − accuracy."
     return Chart("heatmap", "The grid at a glance", caption, figure, titles, least=620)
 
 
@@ -104,23 +104,18 @@ def _entry(axes: Any, point: Point, benchmark: str, axis: Axis, x: float, y: flo
     return f"{point.label} · {printable(benchmark)}: {estimate}"
 
 
-def _scale(figure: Any) -> None:
-    from matplotlib.colors import ListedColormap
-
-    bar = figure.colorbar(
-        _mappable(ListedColormap([heat_colour(i) for i in range(LEVELS)])), ax=figure.axes[0], location="right",
-        fraction=0.02, pad=0.015, aspect=18, shrink=0.9, ticks=[],
-    )  # fmt: skip
-    bar.outline.set_visible(False)
-    bar.ax.set_title("worst", fontsize=6.5, color=MUTED, pad=3)
-    bar.ax.set_xlabel("ideal", fontsize=6.5, color=MUTED, labelpad=3)
-
-
-def _mappable(colours: Any) -> Any:
+def _scale(axes: Any) -> None:
+    """The scale beside the squares, below the slanted names, which need that room anyway."""
     from matplotlib.cm import ScalarMappable
-    from matplotlib.colors import Normalize
+    from matplotlib.colors import ListedColormap, Normalize
 
-    return ScalarMappable(Normalize(0, 1), colours)
+    colours = ScalarMappable(Normalize(0, 1), ListedColormap([heat_colour(i) for i in range(LEVELS)]))
+    rows = axes.get_ylim()[0]
+    height = min(6.0, rows - 1.2) / rows
+    beside = axes.inset_axes((1.03, (1 - height) / 2, 0.022, height))
+    axes.figure.colorbar(colours, cax=beside, ticks=[]).outline.set_visible(False)
+    beside.set_title("worst", fontsize=6.5, color=MUTED, pad=3)
+    beside.set_xlabel("ideal", fontsize=6.5, color=MUTED, labelpad=3)
 
 
 def _short(text: str, limit: int) -> str:

@@ -65,13 +65,13 @@ def render(
     )  # fmt: skip
 
     def drawn(charts: Sequence[Chart]) -> list[Drawn]:
-        return [Drawn(chart, Markup(chart.inline())) for chart in charts]  # noqa: S704, made by matplotlib, which escapes
+        return [Drawn(chart, Markup(chart.inline())) for chart in charts]
 
     style, script = _asset("report.css") + theme_style(), _asset("report.js")
     shown = points(source.scored)
     return environment.get_template("report.html.j2").render(
         source=source, grid=arrange(source.scored), policy=policy(style, script),
-        style=Markup(style), script=Markup(script),  # noqa: S704, our own
+        style=Markup(style), script=Markup(script),
         facts=summary(source, shown), tradeoffs=drawn(tradeoffs), heat=drawn([heat])[0] if heat else None,
         adaptation=drawn(adaptation), tables=tables, axis_titles=AXIS_TITLES, metric_titles=METRIC_TITLES, browser=browser,
         claims=list(claims), recipes=methods.recipes(source.stages), questions=methods.questions(source.stages),

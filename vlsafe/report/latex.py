@@ -21,8 +21,10 @@ from vlsafe.report.text import printable
 SPECIAL = {
     "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
     "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}",
-    '"': r"\textquotedbl{}", "`": r"\textasciigrave{}", "↓": r"$\downarrow$", "↑": r"$\uparrow$", "†": r"\dag{}", "‡": r"\ddag{}",
-    "°": r"\textdegree{}", "–": "--", "…": r"\dots{}", "±": r"$\pm$", "·": r"\textperiodcentered{}", "›": r"\guilsinglright{}",
+    '"': r"\textquotedbl{}", "`": r"\textasciigrave{}", "↓": r"$\downarrow$", "↑": r"$\uparrow$",
+    "†": r"\dag{}", "‡": r"\ddag{}",
+    "°": r"\textdegree{}", "–": "--", "…": r"\dots{}",
+    "±": r"$\pm$", "·": r"\textperiodcentered{}", "›": r"\guilsinglright{}",
 }  # fmt: skip
 
 
@@ -62,7 +64,14 @@ def benchmark_tables(scored: Sequence[Scored]) -> list[Table]:
 
 def _table(name: str, axis: Axis, shown: Iterable[Point]) -> Table:
     rows = [
-        Row(point.label, point.final, printable(str(s.result.choices.get("seed", ""))), s.result.status, s.headline, s.metrics[1:])
+        Row(
+            point.label,
+            point.final,
+            point.seed_of(model),
+            s.result.status,
+            s.headline,
+            s.metrics[1:],
+        )
         for point in shown
         for model in point.models
         if (s := model.scores.get(name)) is not None
@@ -140,8 +149,9 @@ def main_latex(grid: Grid) -> str:
                 entries.append(f"{value}{tex(entry.flag)} {limits}")
         lines.append(" & ".join([*map(tex, line.labels), *entries]) + r" \\")
     lines += [r"\bottomrule", r"\end{tabular}}"]
-    notes = [*grid.constants, f"judge {', '.join(grid.judges)}", *grid.conditions, "95 % Wilson intervals in brackets", *grid.notes]
-    return "\n".join([*lines, *(f"% {tex(note)}" for note in [*notes, *grid.execution])]) + "\n"
+    judged = f"judge {', '.join(grid.judges)}"
+    notes = [*grid.constants, judged, *grid.conditions, "95 % Wilson intervals in brackets", *grid.notes, *grid.execution]
+    return "\n".join([*lines, *(f"% {tex(note)}" for note in notes)]) + "\n"
 
 
 def main_csv(grid: Grid) -> str:

@@ -98,12 +98,9 @@ def times(stages: Sequence[StageFacts]) -> list[Times]:
         seconds = [s.seconds for s in own if s.seconds is not None]
         started = sorted(s.started for s in own if s.started)
         if own:
-            found.append(
-                Times(
-                    kind, len(own), took(sum(seconds)) if seconds else "", took(max(seconds)) if seconds else "",
-                    started[0] if started else "", started[-1] if started else "",
-                )  # fmt: skip
-            )
+            total, longest = (took(sum(seconds)), took(max(seconds))) if seconds else ("", "")
+            first, last = (started[0], started[-1]) if started else ("", "")
+            found.append(Times(kind, len(own), total, longest, first, last))
     return found
 
 

@@ -1,4 +1,4 @@
-"""What charts show of a sweep: its models, each once, brought together over seeds, and what they reach on a benchmark or axis."""
+"""What charts show of a sweep: its models, each once, brought together over seeds, and what they reach."""
 
 from __future__ import annotations
 
@@ -63,6 +63,10 @@ class Point:
         elif not parts:
             parts = [NOTHING["merge"] if "merge" in self.settings else self.role]
         return " + ".join(parts) + ("†" if self.collapsed else "")
+
+    def seed_of(self, model: Model) -> str:
+        """Empty where the model is one for all of the sweep's seeds."""
+        return printable(str(model.result.choices.get("seed", ""))) if self.final or len(self.models) > 1 else ""
 
     def seeds(self, estimate: Callable[[Model], Estimate | None]) -> list[Estimate]:
         """What each seed reaches, without those that reach nothing yet."""
@@ -166,7 +170,8 @@ def is_seed(name: str) -> bool:
 
 def pareto(places: Sequence[tuple[float, float]]) -> list[int]:
     """Positions of the places that no other one beats (less is better in both), by their first coordinate."""
-    best, front = math.inf, []
+    best = math.inf
+    front: list[int] = []
     for i in sorted(range(len(places)), key=lambda i: places[i]):
         if places[i][1] < best or (front and places[i] == places[front[-1]]):
             front.append(i)

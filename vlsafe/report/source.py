@@ -15,7 +15,7 @@ from typing import Any
 from vlsafe.cells import flatten
 from vlsafe.errors import StoreError
 from vlsafe.plan import Plan
-from vlsafe.report.outputs import THERE
+from vlsafe.report.outputs import THERE, Reason
 from vlsafe.report.results import Scored, rows
 from vlsafe.stage import STAGE_KINDS
 from vlsafe.store import Store
@@ -102,9 +102,8 @@ def gather(
     store: Store,
     states: Mapping[str, str],
     scored: Sequence[Scored],
-    reasons: Mapping[str, tuple[str, str]],
+    reasons: Mapping[str, Reason],
 ) -> Source:
-    """`reasons` has the error and the log's path of stages that failed."""
     facts, responses = [], {}
     for id, stage in plan.stages.items():
         if states[id] not in THERE:
@@ -140,9 +139,7 @@ def _mapping(value: Any) -> Mapping[str, Any]:
     return value if isinstance(value, Mapping) else {}
 
 
-def missing_stages(
-    sweep: Sweep, plan: Plan, states: Mapping[str, str], reasons: Mapping[str, tuple[str, str]]
-) -> list[Missing]:
+def missing_stages(sweep: Sweep, plan: Plan, states: Mapping[str, str], reasons: Mapping[str, Reason]) -> list[Missing]:
     """Those that failed first, then what is not there only because of them, then what was never begun."""
     needed = plan.cells_of()
     found = []
@@ -150,7 +147,7 @@ def missing_stages(
         if states[id] in THERE:
             continue
         state = states[id] if states[id] in ("failed", "skipped") else "missing"
-        error, log = reasons.get(id, ("", ""))
+        error, log = reasons.get(id, Reason("", ""))
         cells = tuple(dict.fromkeys(sweep.cell_name(plan.cells[i].cell) for i in needed[id]))
         path = Path(log) if log else None
         where = str(path.relative_to(sweep.folder)) if path and path.is_relative_to(sweep.folder) else log

@@ -35,7 +35,7 @@ DROPPED = ("font", "-inkscape-font-specification", "line-height")
 def inline(text: str, name: str, alt: str, titles: Mapping[str, str]) -> str:
     """The `<svg>` element to stand in a page. `titles` are by the gid of what they belong to; `alt` says what is seen."""
     ElementTree.register_namespace("", SVG)
-    root = ElementTree.fromstring(text)  # noqa: S314, matplotlib's own output
+    root = ElementTree.fromstring(text)
     _drop(root)
     for element in root.iter():
         _restyle(element)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from vlsafe.eval.base import Axis
-from vlsafe.report.figures import Chart, looks, new_figure
+from vlsafe.report.figures import Chart, looks, new_figure, settle
 from vlsafe.report.points import SAFETY, Estimate, Point, axes_mean, pareto
 from vlsafe.report.svg import INK, MUTED, PAPER, SERIES
 
@@ -17,6 +17,12 @@ AGAINST: tuple[tuple[Axis, str, str, float], ...] = (
     ("helpfulness", "helpfulness, accuracy (more is better)", "helpfulness", -1.0),
 )
 MAX_LABELS = 12
+# Where a name may stand beside its mark, in points: the nearer ones first.
+OFFSETS = (
+    (6, 7, "left"), (6, -7, "left"), (-6, 7, "right"), (-6, -7, "right"), (7, 0, "left"), (-7, 0, "right"), (0, 12, "center"),
+    (0, -12, "center"), (7, 17, "left"), (7, -17, "left"), (-7, 17, "right"), (-7, -17, "right"), (12, 26, "left"),
+    (12, -26, "left"),
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -61,7 +67,8 @@ def front(found: Sequence[Place], direction: float) -> list[Place]:
 def looks_of(points: Sequence[Point]) -> tuple[str, str]:
     """The settings that colour and shape stand for; empty where nothing is left for it to say."""
     names = list(dict.fromkeys(n for p in points if p.final for n in p.settings))
-    preferred = [n for n in ("safety_tune", "adaptation") if n in names]
+    wanted: tuple[str, ...] = ("safety_tune", "adaptation")
+    preferred = [n for n in wanted if n in names]
     colour = (preferred or [n for n in names if n != "merge"] or names or [""])[0]
     shape = next((n for n in ("merge", *names) if n in names and n != colour), "")
     return colour, shape
@@ -74,7 +81,7 @@ def _draw(found: Sequence[Place], left_out: Sequence[str], name: str, label: str
     titles: dict[str, str] = {}
     best = front(found, direction)
     with looks():
-        figure, axes = new_figure(4.4, 4.1)
+        figure, axes = new_figure(4.2, 4.1)
         _front_line(axes, best, direction)
         for i, place in enumerate(found):
             point = place.point
@@ -101,13 +108,13 @@ def _draw(found: Sequence[Place], left_out: Sequence[str], name: str, label: str
             xytext=(5 if direction > 0 else -5, 5), textcoords="offset points", ha="left" if direction > 0 else "right",
         )  # fmt: skip
         _legend(figure, found, (colour, colours), (shape, markers))
-        figure.draw_without_rendering()
+        settle(figure)
         _labels(axes, [*best, *(p for p in found if p not in best)][:MAX_LABELS], found)
     several = max((p.x.seeds for p in found), default=1) > 1
     spread = "means over seeds ± standard deviation, small marks single seeds" if several else "bars 95 % intervals"
     caption = (
-        f"Mean ASR over the safety axes against {short}; {spread}. Outlined marks and the stepped line: the Pareto front of the "
-        "cells, those that no other cell beats on both."
+        f"Mean ASR over the safety axes against {short}; {spread}. Outlined marks and the stepped line: the Pareto front of "
+        "the cells, those that no other cell beats on both."
     )
     if left_out:
         caption += f" Not drawn, since not asked or not there on every benchmark: {_listed(left_out)}."
@@ -146,7 +153,7 @@ def _legend(figure: Any, found: Sequence[Place], *kinds: tuple[str, Mapping[str,
     for i, (name, marks) in enumerate(kinds):
         if name:
             for value, mark in marks.items():
-                look = {"color": mark, "marker": "o"} if i == 0 else {"color": MUTED, "marker": mark}
+                look: dict[str, Any] = {"color": mark, "marker": "o"} if i == 0 else {"color": MUTED, "marker": mark}
                 text = value if name in ("safety_tune", "merge", "adaptation") else f"{name.rpartition('.')[2]} {value}"
                 text = {"safety_tune": "untuned", "merge": "unmerged"}.get(name, text) if value == "none" else text
                 handles.append(Line2D([], [], linestyle="", markersize=5, label=_short(text), **look))
@@ -168,18 +175,26 @@ def _labels(axes: Any, named: Sequence[Place], found: Sequence[Place]) -> None:
     here = axes.transData.transform
     marks = [here((p.x.value, p.y.value)) for p in found]
     inside = axes.get_window_extent()
-    taken = [(x - 5, y - 5, x + 5, y + 5) for x, y in marks]
     unit = axes.figure.dpi / 72
+    taken: list[Sequence[float]] = [(x - 7, y - 7, x + 7, y + 7) for x, y in marks]
+    for p in found:  # bars may be crossed where there is no other room, so they count for little
+        (left, y), (right, _) = here((p.x.low, p.y.value)), here((p.x.high, p.y.value))
+        (x, low), (_, high) = here((p.x.value, p.y.low)), here((p.x.value, p.y.high))
+        taken += [(left, y - 1.5, right, y + 1.5), (x - 1.5, low, x + 1.5, high)]
     for place in named:
         text = _short(place.point.label, 24)
-        width, height = 4.3 * unit * len(text), 9 * unit
+        width, height = 4.2 * unit * len(text), 8.5 * unit
         x, y = here((place.x.value, place.y.value))
         best: tuple[float, int, int, str, tuple[float, float, float, float]] | None = None
-        for dx, dy, side in ((7, 0, "left"), (-7, 0, "right"), (7, 9, "left"), (7, -9, "left"), (-7, 9, "right"),
-                             (-7, -9, "right"), (0, 11, "center"), (0, -11, "center"), (7, 18, "left"), (7, -18, "left")):  # fmt: skip
+        for dx, dy, side in OFFSETS:
             left = x + dx * unit - {"left": 0, "right": width, "center": width / 2}[side]
             box = (left, y + dy * unit - height / 2, left + width, y + dy * unit + height / 2)
-            outside = max(0.0, inside.x0 - box[0]) + max(0.0, box[2] - inside.x1) + max(0.0, inside.y0 - box[1])
+            outside = (
+                max(0.0, inside.x0 - box[0])
+                + max(0.0, box[2] - inside.x1)
+                + max(0.0, inside.y0 - box[1])
+                + max(0.0, box[3] - inside.y1)
+            )
             cost = sum(_overlap(box, other) for other in taken) + 50 * outside + 0.5 * (abs(dy) + (side == "center"))
             if best is None or cost < best[0]:
                 best = (cost, dx, dy, side, box)
@@ -188,7 +203,9 @@ def _labels(axes: Any, named: Sequence[Place], found: Sequence[Place]) -> None:
         taken.append(best[4])
         axes.annotate(
             text, (place.x.value, place.y.value), xytext=best[1:3], textcoords="offset points", ha=best[3], va="center",
-            fontsize=6.8, color=INK, zorder=6, annotation_clip=False,
+            fontsize=7.2, color=INK, zorder=6, annotation_clip=False,
+            arrowprops={"arrowstyle": "-", "color": MUTED, "linewidth": 0.5, "shrinkA": 0, "shrinkB": 3},
+            bbox={"facecolor": PAPER, "edgecolor": "none", "alpha": 0.7, "pad": 0.6},
         ).set_in_layout(False)  # fmt: skip
 
 
