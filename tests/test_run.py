@@ -193,6 +193,7 @@ def test_a_sweep_ends_with_its_report_and_it_is_made_again_from_the_record(copie
     made = (folder / "report.html").read_text()
     again = copied.train(*GRID)
     assert "building the report" not in again.stdout  # nothing has changed but the folder's place
+    assert (folder / "report.html").read_text() == made
     assert "report: " in again.stdout
     results_before = (folder / "results.csv").read_text()
     for name in ("report.html", "results.csv", "results.md", "tables/main.tex", "figures/heatmap.pdf"):

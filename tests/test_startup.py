@@ -11,20 +11,9 @@ import pytest
 from tests.conftest import ROOT, TINY
 
 HEAVY = (
-    "torch",
-    "transformers",
-    "trl",
-    "peft",
-    "deepspeed",
-    "datasets",
-    "accelerate",
-    "wandb",
-    "numpy",
-    "pandas",
-    "PIL",
-    "matplotlib",
-    "jinja2",
-)
+    "torch", "transformers", "trl", "peft", "deepspeed", "datasets", "accelerate", "wandb", "numpy", "pandas", "PIL",
+    "matplotlib", "jinja2",
+)  # fmt: skip
 PROBE = """
 import runpy, sys
 script, *sys.argv[1:] = sys.argv[1:]

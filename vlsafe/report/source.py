@@ -81,7 +81,7 @@ class Source:
         said = {
             "code": code_version(), "sweep": self.sweep, "cells": self.cells, "results": lines,
             "stages": [asdict(s) for s in self.stages], "missing": [asdict(m) for m in self.missing],
-            "responses": {key: str(path) for key, path in self.responses.items()},
+            "responses": sorted(self.responses),
         }  # fmt: skip
         return hashlib.sha256(json.dumps(said, sort_keys=True, default=str).encode("utf-8", "backslashreplace")).hexdigest()
 
