@@ -7,7 +7,7 @@ STAMP := $(VENV)/.setup-done
 export HF_HUB_DISABLE_TELEMETRY := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check format plan clean bench bench-startup bench-step bench-merge bench-demo
+.PHONY: help setup browser demo test check format plan clean bench bench-startup bench-step bench-merge bench-report bench-demo
 
 help: ## Print this help
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  \033[1m%-14s\033[0m %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -22,13 +22,19 @@ $(STAMP): pyproject.toml constraints.txt
 	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
 	@touch $@
 
-demo: setup ## Run the study on the microworld: adaptation x safety tuning x merging, and its table
+browser: ## Install Debian's chromium, which the report's tests open pages with (the report itself needs none)
+	@test -x /usr/bin/chromium || if [ "$$(id -u)" = 0 ] && command -v apt-get > /dev/null; then \
+		apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends chromium fonts-dejavu-core \
+			|| echo "chromium could not be installed: the report's tests in a browser will be left out"; \
+	else echo "no /usr/bin/chromium: as root, apt-get install chromium; until then the report's tests in a browser are left out"; fi
+
+demo: setup ## Run the study on the microworld: adaptation x safety tuning x merging, its table and its report
 	$(BIN)/python launch/train.py -m +experiment=demo
 
 plan: setup ## Show what `make demo` would run
 	$(BIN)/python launch/plan.py +experiment=demo
 
-test: setup ## Run the tests
+test: setup browser ## Run the tests
 	GOMP_SPINCOUNT=2000 $(BIN)/python -m pytest
 
 check: setup ## Lint, formatting and types
@@ -44,7 +50,7 @@ clean: ## Remove caches and build files; outputs/ and .venv stay
 	rm -rf .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist *.egg-info examples/*/build examples/*/*.egg-info
 	find vlsafe launch tests examples -name __pycache__ -type d -prune -exec rm -rf {} +
 
-bench: bench-startup bench-step bench-merge bench-demo ## Print the tables of docs/benchmarks.md (minutes; needs an idle machine)
+bench: bench-startup bench-step bench-merge bench-report bench-demo ## Print the tables of docs/benchmarks.md (minutes; needs an idle machine)
 
 bench-startup: setup ## Time until help, a config and a plan of 100 cells are shown
 	$(BIN)/python -m vlsafe.bench startup
@@ -54,6 +60,9 @@ bench-step: setup ## A training step beside the same step in a bare PyTorch loop
 
 bench-merge: setup ## Merging a checkpoint of 0.25 GB, by time and memory
 	$(BIN)/python -m vlsafe.merge.bench --gigabytes 0.25
+
+bench-report: setup ## A report of 100 cells with 1,000 items a benchmark: seconds and megabytes
+	$(BIN)/python -m vlsafe.report.bench
 
 bench-demo: setup ## The demo into an empty store: where its time and memory go
 	$(BIN)/python -m vlsafe.bench demo

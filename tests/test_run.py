@@ -186,3 +186,43 @@ def test_the_store_commands(copied: Launch) -> None:
     wrong = copied.run("store.py", "--store", store, "show", "ffff")
     assert wrong.returncode == 2
     assert "error: no artifact 'ffff'" in wrong.stderr
+
+
+def test_a_sweep_ends_with_its_report_and_it_is_made_again_from_the_record(copied: Launch) -> None:
+    folder = copied.outputs / "sweeps" / "grid"
+    made = (folder / "report.html").read_text()
+    again = copied.train(*GRID)
+    assert "building the report" not in again.stdout  # nothing has changed but the folder's place
+    assert (folder / "report.html").read_text() == made
+    assert "report: " in again.stdout
+    results_before = (folder / "results.csv").read_text()
+    for name in ("report.html", "results.csv", "results.md", "tables/main.tex", "figures/heatmap.pdf"):
+        (folder / name).unlink()
+    done = copied.run("report.py", "grid", f"outputs={copied.outputs}")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert (folder / "report.html").read_text() == made
+    assert (folder / "results.csv").read_text() == results_before
+    assert all((folder / n).stat().st_size > 0 for n in ("results.md", "tables/main.tex", "figures/heatmap.pdf"))
+
+
+def test_a_report_of_an_unknown_sweep_names_those_there_are(copied: Launch) -> None:
+    done = copied.run("report.py", "gird", "--outputs", str(copied.outputs))
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+    assert "no sweep 'gird'" in done.stderr and "there are: grid" in done.stderr
+
+
+def test_a_report_names_what_failed_and_what_is_gone(copied: Launch) -> None:
+    plan = read_json(copied.outputs / "sweeps" / "grid" / "plan.json")
+    tuned = next(s for s in plan["stages"] if s["stage"] == "safety_tune")
+    tuned |= {"state": "failed", "error": "CheckError: <b>no tokens</b>", "log": "nowhere.log"}
+    (copied.outputs / "sweeps" / "grid" / "plan.json").write_text(json.dumps(plan))
+    shutil.rmtree(copied.outputs / "store" / "safety_tune" / str(tuned["key"]))
+    labels = next((copied.outputs / "store" / "judge").glob("*/labels.jsonl"))
+    labels.chmod(0o644)
+    labels.write_text(labels.read_text().replace("other", "othe2", 1))
+    done = copied.run("report.py", "grid", f"outputs={copied.outputs}")
+    assert done.returncode == 0, done.stdout + done.stderr
+    text = (copied.outputs / "sweeps" / "grid" / "report.html").read_text()
+    assert "CheckError: &lt;b&gt;no tokens&lt;/b&gt;" in text
+    assert "corrupt (the hash of labels.jsonl differs)" in text
+    assert "cells are not complete" in done.stdout

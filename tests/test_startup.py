@@ -10,7 +10,10 @@ import pytest
 
 from tests.conftest import ROOT, TINY
 
-HEAVY = ("torch", "transformers", "trl", "peft", "deepspeed", "datasets", "accelerate", "wandb", "numpy", "pandas", "PIL")
+HEAVY = (
+    "torch", "transformers", "trl", "peft", "deepspeed", "datasets", "accelerate", "wandb", "numpy", "pandas", "PIL",
+    "matplotlib", "jinja2",
+)  # fmt: skip
 PROBE = """
 import runpy, sys
 script, *sys.argv[1:] = sys.argv[1:]
@@ -31,6 +34,7 @@ print("HEAVY", sorted({name.partition(".")[0] for name in sys.modules} & set(%r)
         ("plan.py", *TINY, "safety_tune=none,tiny_sft", "merge=none,linear,ties"),
         ("store.py", "--help"),
         ("dashboard.py", "--help"),
+        ("report.py", "--help"),
     ],
 )
 def test_no_heavy_imports(arguments: tuple[str, ...], tmp_path: Path) -> None:

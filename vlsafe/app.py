@@ -179,7 +179,7 @@ def show_plan(plan: Plan, found: Survey, store: Store, folder: Path, settings: R
 def execute(
     sweep: Sweep, plan: Plan, found: Survey, store: Store, settings: RunSettings, console: Console, began: float
 ) -> int:
-    from vlsafe.report.final import print_report
+    from vlsafe.report.final import print_report, reasons
     from vlsafe.report.live import View
     from vlsafe.report.outputs import THERE, write_cells, write_plan
     from vlsafe.report.plan_view import summary
@@ -206,7 +206,7 @@ def execute(
         states = {id: states.get(id, "pending") for id in plan.stages}
         now = survey(plan, store, mend=False)
         states |= {id: "found" for id in plan.stages if id not in now.to_run and states[id] not in THERE}
-        write_plan(sweep, plan, now, states)
+        write_plan(sweep, plan, now, states, reasons(outcome))
     write_cells(sweep, plan, states, store)
     return print_report(sweep, plan, store, states, outcome, console, time.monotonic() - began)
 

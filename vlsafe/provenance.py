@@ -38,7 +38,7 @@ def peak_memory_mb() -> int:
     """The most memory that this process has held so far, in MiB: of the GPU where it uses one, else resident."""
     torch: Any = sys.modules.get("torch")
     if torch is not None and torch.cuda.is_initialized():
-        return round(torch.cuda.max_memory_allocated() / 2**20)
+        return int(torch.cuda.max_memory_allocated() / 2**20)
     return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
 
 

@@ -10,9 +10,11 @@ from rich.console import Console
 from rich.text import Text
 
 from vlsafe.plan import Plan
-from vlsafe.report import layout, markdown, results, table
+from vlsafe.report import build, layout, markdown, results, table
+from vlsafe.report.build import shown
 from vlsafe.report.live import clock
-from vlsafe.report.outputs import cell_results
+from vlsafe.report.outputs import Reason, cell_results
+from vlsafe.report.source import Source, gather
 from vlsafe.report.text import printable
 from vlsafe.store import Store
 from vlsafe.sweep import Sweep
@@ -32,7 +34,8 @@ class Outcome(Protocol):
 def print_report(
     sweep: Sweep, plan: Plan, store: Store, states: Mapping[str, str], outcome: Outcome, console: Console, seconds: float
 ) -> int:
-    """Writes results.csv and results.md, prints the table, and returns the exit status."""
+    """Writes results.csv, results.md and the report, prints the table, and returns the exit status. A sweep that was stopped
+    has no report built: whoever stops it wants to be let go."""
     scored = results.score(cell_results(sweep, plan, states, store))
     results.write_csv(scored, sweep.folder / "results.csv")
     grid = layout.arrange(scored)
@@ -43,8 +46,18 @@ def print_report(
     if outcome.interrupted:
         print_stopped(states, console)
     failed = print_failures(sweep, plan, outcome, console)
+    if not outcome.interrupted:
+
+        def gathered() -> Source:
+            return gather(sweep, plan, store, states, scored, reasons(outcome))
+
+        console.print(Text(build.report(sweep.name, sweep.folder, gathered, console)), soft_wrap=True)
     console.print(Text(f"{clock(seconds)} · results.csv, results.md and logs in {shown(sweep.folder)}"), soft_wrap=True)
     return STOPPED if outcome.interrupted else STAGE_FAILED if failed else 0
+
+
+def reasons(outcome: Outcome) -> dict[str, Reason]:
+    return {id: Reason(p.error, p.log) for id, p in outcome.stages.items() if p.state == "failed"}
 
 
 def print_stopped(states: Mapping[str, str], console: Console) -> None:
@@ -74,8 +87,3 @@ def print_failures(sweep: Sweep, plan: Plan, outcome: Outcome, console: Console)
     if skipped:
         console.print(Text(f"{skipped} stages were left out because they need what failed.", style="red"), soft_wrap=True)
     return bool(failed)
-
-
-def shown(path: Path) -> str:
-    """Relative to the current folder where it is below it."""
-    return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else str(path)

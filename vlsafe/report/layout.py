@@ -169,7 +169,7 @@ def _settings(cells: Sequence[Row]) -> dict[str, dict[str, None]]:
     return {n: values for n, values in shown.items() if values and set(values) != {""}}
 
 
-def _shapes(role: str, order: Any, name: str) -> bool:
+def shapes(role: str, order: Any, name: str) -> bool:
     """Whether a setting (`merge`, `merge.density`, ...) has a part in how a role's model was made."""
     group = name.partition(".")[0]
     if group in ("safety_tune", "order"):
@@ -184,7 +184,7 @@ def _line(row: Row, varied: Sequence[str], columns: Sequence[Column], judged: bo
     labels = []
     for name in varied:
         values = {printable(plain(_value(r, name))) for r in shared or [first]}
-        says = len(values) == 1 and (first.final or _shapes(first.role, first.choices.get("order"), name))
+        says = len(values) == 1 and (first.final or shapes(first.role, first.choices.get("order"), name))
         labels.append(values.pop() if says else "")
     role = printable(first.role)
     if first.collapsed and "merge" in varied:

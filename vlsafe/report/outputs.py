@@ -8,7 +8,7 @@ import os
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from vlsafe.errors import StoreError
 from vlsafe.execute.survey import Survey
@@ -23,8 +23,18 @@ THERE = ("exists", "done", "found")
 COMPARED_PACKAGES = ("torch", "transformers", "trl")
 
 
-def write_plan(sweep: Sweep, plan: Plan, found: Survey, states: Mapping[str, str]) -> None:
-    """`states` as the executor knows them: exists, pending, running, done, found, failed, skipped or interrupted."""
+class Reason(NamedTuple):
+    """Why a stage failed, and the path of its log."""
+
+    error: str
+    log: str
+
+
+def write_plan(
+    sweep: Sweep, plan: Plan, found: Survey, states: Mapping[str, str], reasons: Mapping[str, Reason] | None = None
+) -> None:
+    """`states` as the executor knows them: exists, pending, running, done, found, failed, skipped or interrupted. `reasons` of
+    stages that failed are kept, so that a report that is made later can name them."""
     needed = plan.cells_of()
     names = [sweep.cell_name(c.cell) for c in plan.cells]
     stages = [
@@ -32,6 +42,7 @@ def write_plan(sweep: Sweep, plan: Plan, found: Survey, states: Mapping[str, str
             "stage": stage.kind, "key": stage.key, "label": stage.label, "version": stage.version,
             "parents": dict(stage.parents), "state": states[id], "estimate_seconds": found.seconds.get(id),
             "cells": [names[i] for i in needed[id]],
+            **({"error": reasons[id].error, "log": reasons[id].log} if reasons and id in reasons else {}),
         }
         for id, stage in plan.stages.items()
     ]  # fmt: skip
@@ -118,7 +129,8 @@ def cell_results(sweep: Sweep, plan: Plan, states: Mapping[str, str], store: Sto
             status = row_status(states[e.stage])
             responses = stage.parents["responses"]
             if status == "done" and responses not in said:
-                said[responses] = conditions(store.manifest(*responses.split("/"))["facts"])
+                with contextlib.suppress(StoreError):  # labels without their responses are results all the same
+                    said[responses] = conditions(store.manifest(*responses.split("/"))["facts"])
             results.append(
                 CellResult(
                     sweep=sweep.name, cell=sweep.cell_name(cell), role=e.role, step=e.step,

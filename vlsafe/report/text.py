@@ -20,6 +20,13 @@ def printable(text: str, limit: int | None = None) -> str:
     return shown if limit is None or len(shown) <= limit else shown[: limit - 1] + "…"
 
 
+def visible(text: str) -> str:
+    """Like `printable`, but lines stay lines: for texts of any length that are shown whole."""
+    if text.isprintable():
+        return text
+    return "\n".join(line if line.isprintable() else printable(line) for line in text.split("\n"))
+
+
 def _escape(character: str) -> str:
     code = ord(character)
     return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"

@@ -1,0 +1,110 @@
+"""`launch/report.py`: a sweep's results, tables, figures and report, from its record and the store. Nothing is run."""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Console
+
+from vlsafe.errors import ConfigError, CorruptArtifactError, StoreError
+from vlsafe.execute.survey import survey
+from vlsafe.files import read_json
+from vlsafe.plan import Plan, make_plan
+from vlsafe.report import layout, markdown, results
+from vlsafe.report.build import build, building, shown
+from vlsafe.report.outputs import Reason, cell_results
+from vlsafe.report.source import gather
+from vlsafe.report.text import printable
+from vlsafe.store import Store
+from vlsafe.sweep import Sweep, check_name, load_sweep
+
+SETTINGS = ("outputs", "store")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="launch/report.py", description=__doc__)
+    parser.add_argument("sweep", nargs="?", help="the sweep's name, or its folder; without it, the names there are")
+    parser.add_argument("--outputs", default="outputs", help="the folder of sweeps/ and store/ (default: outputs)")
+    parser.add_argument("--store", help="the store's folder (default: OUTPUTS/store)")
+    options = parser.parse_args(dashed(arguments))
+    sweeps = Path(options.outputs).absolute() / "sweeps"
+    name = options.sweep or ""
+    folder = Path(name).absolute() if name and (Path(name) / "sweep.json").is_file() else sweeps / name
+    if not name:
+        there = sorted(p.parent.name for p in sweeps.glob("*/sweep.json"))
+        raise ConfigError(f"no sweep named; in {sweeps} there {'are: ' + ', '.join(there) if there else 'is none'}")
+    if folder.parent == sweeps:
+        check_name(name)
+    sweep = load_sweep(folder)
+    store = Path(options.store) if options.store else folder.parent.parent / "store"
+    if not store.is_dir() and not options.store:
+        store = Path(sweep.cells[0].run.store)  # it was elsewhere when the sweep ran
+    if not store.is_dir():
+        raise StoreError(f"no store at {store}: set --store FOLDER")
+    return rebuild(sweep, Store(store), Console(highlight=False))
+
+
+def dashed(arguments: Sequence[str] | None) -> list[str]:
+    """`outputs=FOLDER`, as `launch/train.py` has it, means `--outputs FOLDER`."""
+    import sys
+
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    return [f"--{a}" if a.partition("=")[0] in SETTINGS and "=" in a else a for a in given]
+
+
+def rebuild(sweep: Sweep, store: Store, console: Console) -> int:
+    """Writes everything anew and says where; what can't be read is named in the report as not there."""
+    began = time.monotonic()
+    plan = make_plan(sweep.cells)
+    states, reasons = states_now(sweep, plan, store)
+    scored = results.score(cell_results(sweep, plan, states, store))
+    results.write_csv(scored, sweep.folder / "results.csv")
+    markdown.write_markdown(layout.arrange(scored), sweep.folder / "results.md")
+    with building(console):
+        source = gather(sweep, plan, store, states, scored, reasons)
+        path = build(source)
+    lost = {cell for stage in source.missing for cell in stage.cells}
+    if lost:
+        said = f"{len(lost)} of {len(plan.cells)} cells are not complete: the report names what is not there"
+        console.print(said, style="yellow", soft_wrap=True)
+    console.print(
+        f"report: {shown(path)} ({time.monotonic() - began:.1f} s), with results.csv, results.md, tables/ and figures/",
+        markup=False, soft_wrap=True,
+    )  # fmt: skip
+    return 0
+
+
+def states_now(sweep: Sweep, plan: Plan, store: Store) -> tuple[dict[str, str], dict[str, Reason]]:
+    """What is in the store, and of the rest why: what the last command recorded, or that an artifact is corrupt."""
+    found = survey(plan, store, mend=False)
+    reasons: dict[str, Reason] = {}
+    states = {id: "pending" if id in found.to_run else "exists" for id in plan.stages}
+    for id, stage in plan.stages.items():
+        try:
+            if store.path(stage.kind, stage.key).exists():
+                store.exists(stage.kind, stage.key, stage.version)
+                if stage.kind == "judge" and states[id] == "exists":
+                    store.verify(stage.kind, stage.key, again=False)
+        except CorruptArtifactError as error:
+            states[id], reasons[id] = "pending", Reason(f"corrupt ({error.reason})", "")
+    for id, state, reason in recorded(sweep):
+        if states.get(id) == "pending" and state in ("failed", "skipped"):
+            states[id] = state
+            if reason.error:
+                reasons.setdefault(id, reason)
+    return states, reasons
+
+
+def recorded(sweep: Sweep) -> list[tuple[str, str, Reason]]:
+    """Stages as the last command left them in plan.json; none where that can't be read."""
+    try:
+        stages = read_json(sweep.folder / "plan.json")["stages"]
+        return [
+            (f"{s['stage']}/{s['key']}", str(s["state"]), Reason(printable(str(s.get("error", ""))), str(s.get("log", ""))))
+            for s in stages
+        ]
+    except (OSError, ValueError, KeyError, TypeError):
+        return []

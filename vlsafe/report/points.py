@@ -1,0 +1,195 @@
+"""What charts show of a sweep: its models, each once, brought together over seeds, and what they reach."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple, get_args
+
+from vlsafe.eval.base import Axis
+from vlsafe.eval.metrics import Metric
+from vlsafe.report.layout import shapes
+from vlsafe.report.results import CHOICES, CellResult, Scored, plain
+from vlsafe.report.text import printable
+
+SAFETY: tuple[Axis, ...] = ("text_safety", "multimodal_safety")
+ROLES = {"unaligned": 0, "base": 1, "adapted": 2, "tuned": 3, "merged": 4}
+NOTHING = {"adaptation": "unadapted", "safety_tune": "untuned", "merge": "unmerged"}  # what the option `none` is called
+
+
+class Estimate(NamedTuple):
+    """A share in [0, 1] with its limits: a 95 % interval over items for one seed, mean ± standard deviation over several."""
+
+    value: float
+    low: float
+    high: float
+    seeds: int = 1
+
+    def __str__(self) -> str:
+        spread = f"± over {self.seeds} seeds" if self.seeds > 1 else "95 %"
+        return f"{self.value:.2f} [{self.low:.2f}, {self.high:.2f}] {spread}"
+
+
+@dataclass(frozen=True)
+class Model:
+    """One model under one judge, with its records by benchmark."""
+
+    result: CellResult  # the first of its records
+    scores: Mapping[str, Scored]
+
+    def estimate(self, benchmark: str) -> Estimate | None:
+        found = self.scores.get(benchmark)
+        return estimate_of(found.headline) if found else None
+
+
+@dataclass(frozen=True)
+class Point:
+    """Models that differ in their seed only. `settings` are those that vary in the sweep and had a part in making them."""
+
+    role: str
+    final: bool
+    settings: Mapping[str, str]
+    models: tuple[Model, ...]
+    collapsed: bool = False
+
+    @property
+    def label(self) -> str:
+        """`sft + ties`, `untuned`, `base`."""
+        parts = [_part(name, value) for name, value in self.settings.items() if not (name == "merge" and value == "none")]
+        if not self.final:
+            parts = [self.role, *(p for p in parts if p not in NOTHING.values())]
+        elif not parts:
+            parts = [NOTHING["merge"] if "merge" in self.settings else self.role]
+        return " + ".join(parts) + ("†" if self.collapsed else "")
+
+    def seed_of(self, model: Model) -> str:
+        """Empty where the model is one for all of the sweep's seeds."""
+        return printable(str(model.result.choices.get("seed", ""))) if self.final or len(self.models) > 1 else ""
+
+    def seeds(self, estimate: Callable[[Model], Estimate | None]) -> list[Estimate]:
+        """What each seed reaches, without those that reach nothing yet."""
+        return [e for e in map(estimate, self.models) if e is not None]
+
+    def mean(self, estimate: Callable[[Model], Estimate | None]) -> Estimate | None:
+        found = self.seeds(estimate)
+        return mean_over_seeds(found) if found else None
+
+
+def mean_over_seeds(seeds: Sequence[Estimate]) -> Estimate:
+    """The mean of single seeds ± their standard deviation, within [0, 1]; a single seed is left as it is."""
+    if len(seeds) == 1:
+        return seeds[0]
+    value = statistics.fmean(e.value for e in seeds)
+    spread = statistics.stdev(e.value for e in seeds)
+    return Estimate(value, max(0.0, value - spread), min(1.0, value + spread), len(seeds))
+
+
+def axes_mean(axes: Sequence[Axis], benchmarks: Mapping[str, Axis]) -> Callable[[Model], Estimate | None]:
+    """The mean over axes of the mean over each axis' benchmarks; None for a model that lacks one of them.
+
+    Limits by MOVER over the Wilson limits of each rate (Zou and Donner, 2008, Statistics in Medicine 27, p. 1693).
+    """
+    present = [axis for axis in axes if axis in benchmarks.values()]
+    weights = {
+        name: 1 / len(present) / sum(a == axis for a in benchmarks.values())
+        for name, axis in benchmarks.items()
+        if axis in present
+    }
+
+    def estimate(model: Model) -> Estimate | None:
+        rates = [(weight, model.estimate(name)) for name, weight in weights.items()]
+        known = [(weight, e) for weight, e in rates if e is not None]
+        if not known or len(known) < len(rates):
+            return None
+        value = sum(w * e.value for w, e in known)
+        below = math.sqrt(sum((w * (e.value - e.low)) ** 2 for w, e in known))
+        above = math.sqrt(sum((w * (e.high - e.value)) ** 2 for w, e in known))
+        return Estimate(value, max(0.0, value - below), min(1.0, value + above))
+
+    return estimate
+
+
+def benchmarks(scored: Iterable[Scored]) -> dict[str, Axis]:
+    """Every benchmark and its axis, in the order of the axes."""
+    found = {s.result.benchmark: s.result.axis for s in scored}
+    rank = {axis: i for i, axis in enumerate(get_args(Axis))}
+    return dict(sorted(found.items(), key=lambda item: rank[item[1]]))
+
+
+def points(scored: Iterable[Scored]) -> list[Point]:
+    """The finished models of a sweep: those on the way that are no cell's own (each once), then one point for each cell."""
+    rows: dict[tuple[str, str, str], list[Scored]] = {}
+    for s in scored:
+        if s.result.step is None:
+            rows.setdefault((s.result.cell, s.result.role, judge(s.result)), []).append(s)
+    cells = [row for row in rows.values() if row[0].result.final]
+    varied = varied_settings([row[0].result for row in cells])
+    own = {_identity(row) for row in cells}
+    references = {
+        _identity(row): row for row in rows.values() if not row[0].result.final and _identity(row) not in own
+    }  # a model that cells share comes once, and as whichever of them; what shaped it is the same in all
+    ordered = sorted(references.values(), key=lambda row: ROLES.get(row[0].result.role, 5))
+    grouped: dict[tuple[Any, ...], list[list[Scored]]] = {}
+    for row in [*ordered, *cells]:
+        r = row[0].result
+        settings = {n: v for n in varied if (v := value(r, n)) and (r.final or shapes(r.role, r.choices.get("order"), n))}
+        grouped.setdefault((r.role, r.final, r.collapsed, tuple(settings.items())), []).append(row)
+    return [
+        Point(
+            printable(role),
+            final,
+            dict(settings),
+            tuple(Model(row[0].result, {s.result.benchmark: s for s in row}) for row in same),
+            collapsed,
+        )
+        for (role, final, collapsed, settings), same in grouped.items()
+    ]
+
+
+def judge(result: CellResult) -> str:
+    return printable(f"{result.judge} v{result.judge_version}")
+
+
+def value(result: CellResult, name: str) -> str:
+    if name == "judge":
+        return judge(result)
+    return printable(plain(result.choices.get(name) if name in CHOICES else result.swept.get(name)))
+
+
+def varied_settings(results: Sequence[CellResult]) -> list[str]:
+    """Names of settings that differ among results, seeds left out."""
+    names = dict.fromkeys([*CHOICES, *(n for r in results for n in r.swept), "judge"])
+    return [n for n in names if not is_seed(n) and len({value(r, n) for r in results}) > 1]
+
+
+def is_seed(name: str) -> bool:
+    return name.rpartition(".")[2] == "seed" and name != "model.seed"
+
+
+def pareto(places: Sequence[tuple[float, float]]) -> list[int]:
+    """Positions of the places that no other one beats (less is better in both), by their first coordinate."""
+    best = math.inf
+    front: list[int] = []
+    for i in sorted(range(len(places)), key=lambda i: places[i]):
+        if places[i][1] < best or (front and places[i] == places[front[-1]]):
+            front.append(i)
+            best = places[i][1]
+    return front
+
+
+def _part(name: str, value: str) -> str:
+    if value == "none" and name in NOTHING:
+        return NOTHING[name]
+    return value if name in CHOICES or name == "judge" else f"{printable(name.rpartition('.')[2])} {value}"
+
+
+def _identity(row: Sequence[Scored]) -> frozenset[tuple[str, str]]:
+    return frozenset((s.result.benchmark, s.result.key) for s in row)
+
+
+def estimate_of(metric: Metric) -> Estimate | None:
+    if metric.value is None or metric.low is None or metric.high is None:
+        return None
+    return Estimate(metric.value, metric.low, metric.high)
