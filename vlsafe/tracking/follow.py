@@ -14,7 +14,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.text import Text
 
-from vlsafe.report.final import shown
+from vlsafe.report.build import shown
 from vlsafe.report.text import printable
 from vlsafe.store import Store
 from vlsafe.sweep import Sweep
