@@ -1,9 +1,9 @@
 """What a training stage leaves in its work folder, so that a kill at any moment loses little and changes nothing.
 
-<work>/<i>-<phase>/checkpoint-<step>/      the trainer's checkpoint and the log so far; counts only with `complete.json`
+<work>/<i>-<phase>/checkpoint-<step>/      trained weights, the trainer's state, the log so far; count only with `complete.json`
 <work>/<i>-<phase>/log.jsonl               one line a step
 <work>/<i>-<phase>/final.safetensors       a finished phase's weights; they and its log count only with `done.json`
-<work>/<i>-<phase>/reference.safetensors   log-probabilities of the reference (DPO); count only with `reference.json`
+<work>/<i>-<phase>/reference.safetensors   log-probabilities of the reference (DPO, KTO); count only with `reference.json`
 
 Each marker is written last and holds the sha256 of the files it stands for, and of itself. What was damaged since is told on
 stderr and dropped; training then goes on from before it.
