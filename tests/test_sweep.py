@@ -101,7 +101,7 @@ def test_wall_time_is_the_critical_path_when_there_is_room_and_the_sum_when_ther
     plan = make_plan(grid("safety_tune=sft,dpo", "merge=linear"))
     groups = [g for g in group_stages(plan, plan.stages) if plan.stages[g[0]].kind not in ("generate", "judge")]
     seconds = {
-        g[0]: {"model": 100.0, "adaptation": 50.0, "safety_tune": 20.0, "merge": 1.0}[plan.stages[g[0]].kind] for g in groups
+        g[0]: {"model": 50.0, "adaptation": 50.0, "safety_tune": 20.0, "merge": 1.0}[plan.stages[g[0]].kind] for g in groups
     }
 
     def wall(jobs: int) -> float:

@@ -128,11 +128,12 @@ def compose_all(loader: Any, master: DictConfig, job_overrides: Sequence[Sequenc
     """One config for each job. A setting that the option of one cell doesn't have (`merge.density` where merge=linear) is left
     out of that cell, as long as some other cell has it; one that no cell has is an error."""
     composed, refused, taken = [], dict[str, ConfigCompositionException](), set[str]()
+    compose = OncePerChoice(loader, master)
     for job in job_overrides:
         overrides = list(job)
         while True:
             try:
-                composed.append(loader.load_sweep_config(master, overrides))
+                composed.append(compose(overrides))
                 break
             except ConfigCompositionException as error:
                 match = re.search(r"Could not override '([^']+)'", str(error))
@@ -146,6 +147,26 @@ def compose_all(loader: Any, master: DictConfig, job_overrides: Sequence[Sequenc
         if key not in taken:
             raise refusal
     return composed
+
+
+class OncePerChoice:
+    """Composes a job as Hydra does, but each choice of options once only: values, which Hydra sets on what it has composed, are
+    set on a copy. A sweep over seeds and densities composes in a fraction of the time."""
+
+    def __init__(self, loader: Any, master: DictConfig) -> None:
+        self.loader, self.master = loader, master
+        self.composed: dict[tuple[str, ...], DictConfig] = {}
+
+    def __call__(self, overrides: Sequence[str]) -> DictConfig:
+        parsed = OverridesParser.create(config_loader=self.loader).parse_overrides(list(overrides))
+        # As Hydra tells them apart; a value for hydra itself (its search path, for one) may change what is composed.
+        values = [p for p in parsed if not (p.is_hydra_override() or self.loader.repository.group_exists(p.key_or_group))]
+        choices = tuple(str(p.input_line) for p in parsed if p not in values)
+        if choices not in self.composed:
+            self.composed[choices] = self.loader.load_sweep_config(self.master, list(choices))
+        config = copy.deepcopy(self.composed[choices])
+        self.loader._apply_overrides_to_config(values, config)
+        return config
 
 
 def take_over(argv: list[str]) -> None:
