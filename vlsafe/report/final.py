@@ -11,6 +11,7 @@ from rich.text import Text
 
 from vlsafe.plan import Plan
 from vlsafe.report import layout, markdown, results, table
+from vlsafe.report.aggregate import OVER_SEEDS, write_over_seeds
 from vlsafe.report.live import clock
 from vlsafe.report.outputs import cell_results
 from vlsafe.report.text import printable
@@ -32,9 +33,10 @@ class Outcome(Protocol):
 def print_report(
     sweep: Sweep, plan: Plan, store: Store, states: Mapping[str, str], outcome: Outcome, console: Console, seconds: float
 ) -> int:
-    """Writes results.csv and results.md, prints the table, and returns the exit status."""
+    """Writes results.csv, over several seeds their means, and results.md; prints the table, and returns the exit status."""
     scored = results.score(cell_results(sweep, plan, states, store))
     results.write_csv(scored, sweep.folder / "results.csv")
+    write_over_seeds(scored, sweep.folder / OVER_SEEDS)
     grid = layout.arrange(scored)
     markdown.write_markdown(grid, sweep.folder / "results.md")
     console.print()
