@@ -66,7 +66,9 @@ def test_only_settings_that_differ_get_a_column_and_the_rest_is_said_above(tmp_p
     assert grid.heads == ("role", "seed", "density")
     assert {"safety_tune sft", "merge ties", "adaptation llava", "eval.limit 9"} <= set(grid.constants)
     assert [line.labels for line in grid.lines if line.labels[0] == "base"] == [("base", "", "")]
-    assert [line.labels for line in grid.lines if line.labels[0] == "adapted"] == [("adapted", "0", ""), ("adapted", "1", "")]
+    assert [line.labels for line in grid.lines if line.labels[0] == "adapted"] == [
+        ("adapted", "2 seeds", ""), ("adapted", "0", ""), ("adapted", "1", ""),
+    ]  # fmt: skip
 
 
 def test_settings_of_one_last_name_keep_their_full_ones(tmp_path: Path) -> None:

@@ -33,6 +33,10 @@ class MicroworldData(TrainingData):
                 " instructions; lower one"
             )
 
+    @property
+    def replays_alignment(self) -> bool:
+        return self.replay > 0
+
     def check_model(self, model: Component) -> None:
         check_world("data", self.world, model)
 

@@ -57,6 +57,11 @@ class TrainingData(Component):
         spec: dict[str, Any] = spec_of(self)
         return spec
 
+    @property
+    def replays_alignment(self) -> bool:
+        """Whether adaptation sees the alignment's examples again, so that it can't conflict with it: a control."""
+        return False
+
     def fingerprints(self) -> dict[str, str]:
         """Content hashes or revisions of the files behind the rows, for the key; empty where the settings say it all."""
         return {}

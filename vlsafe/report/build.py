@@ -22,6 +22,7 @@ REPORT, RECORD = "report.html", ".report.json"
 def build(source: Source) -> Path:
     """Writes everything and returns the path of report.html; what an earlier report left in tables/ and figures/ goes."""
     from vlsafe.report.browser import embed
+    from vlsafe.report.claims import judge_claims
     from vlsafe.report.curves import adaptation_charts
     from vlsafe.report.heatmap import heat_map
     from vlsafe.report.html import render
@@ -33,7 +34,8 @@ def build(source: Source) -> Path:
     (folder / RECORD).unlink(missing_ok=True)
     shown, asked = points(source.scored), benchmarks(source.scored)
     tradeoffs, heat, curves = trade_offs(shown, asked), heat_map(shown, asked), adaptation_charts(source.scored)
-    text = render(source, tradeoffs, heat, curves, benchmark_tables(source.scored), embed(source))
+    claims = judge_claims(source.scored, source.control)
+    text = render(source, tradeoffs, heat, curves, benchmark_tables(source.scored), embed(source), claims)
     written = write_tables(source.scored, folder / "tables")
     for chart in [*tradeoffs, *([heat] if heat else []), *curves]:
         written += chart.save(folder / "figures")

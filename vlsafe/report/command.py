@@ -13,8 +13,9 @@ from vlsafe.errors import ConfigError, CorruptArtifactError, StoreError
 from vlsafe.execute.survey import survey
 from vlsafe.files import read_json
 from vlsafe.plan import Plan, make_plan
-from vlsafe.report import layout, markdown, results
+from vlsafe.report import results
 from vlsafe.report.build import build, building, shown
+from vlsafe.report.final import write_results
 from vlsafe.report.outputs import Reason, cell_results
 from vlsafe.report.source import gather
 from vlsafe.report.text import printable
@@ -61,8 +62,7 @@ def rebuild(sweep: Sweep, store: Store, console: Console) -> int:
     plan = make_plan(sweep.cells)
     states, reasons = states_now(sweep, plan, store)
     scored = results.score(cell_results(sweep, plan, states, store))
-    results.write_csv(scored, sweep.folder / "results.csv")
-    markdown.write_markdown(layout.arrange(scored), sweep.folder / "results.md")
+    write_results(scored, sweep.folder)
     with building(console):
         source = gather(sweep, plan, store, states, scored, reasons)
         path = build(source)

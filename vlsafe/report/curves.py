@@ -9,7 +9,7 @@ from typing import Any, get_args
 from vlsafe.eval.base import Axis
 from vlsafe.eval.metrics import BETTER, headline
 from vlsafe.report.figures import Chart, looks, new_figure, settle
-from vlsafe.report.layout import AXIS_TITLES, METRIC_TITLES
+from vlsafe.report.grid import AXIS_TITLES, METRIC_TITLES
 from vlsafe.report.points import Estimate, estimate_of, judge, mean_over_seeds, value, varied_settings
 from vlsafe.report.results import Scored
 from vlsafe.report.svg import SERIES

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -11,7 +11,9 @@ from rich.text import Text
 
 from vlsafe.plan import Plan
 from vlsafe.report import build, layout, markdown, results, table
+from vlsafe.report.aggregate import OVER_SEEDS, write_over_seeds
 from vlsafe.report.build import shown
+from vlsafe.report.grid import Grid
 from vlsafe.report.live import clock
 from vlsafe.report.outputs import Reason, cell_results
 from vlsafe.report.source import Source, gather
@@ -34,12 +36,10 @@ class Outcome(Protocol):
 def print_report(
     sweep: Sweep, plan: Plan, store: Store, states: Mapping[str, str], outcome: Outcome, console: Console, seconds: float
 ) -> int:
-    """Writes results.csv, results.md and the report, prints the table, and returns the exit status. A sweep that was stopped
-    has no report built: whoever stops it wants to be let go."""
+    """Writes the results and the report, prints the table, and returns the exit status.
+    A sweep that was stopped has no report built: whoever stops it wants to be let go."""
     scored = results.score(cell_results(sweep, plan, states, store))
-    results.write_csv(scored, sweep.folder / "results.csv")
-    grid = layout.arrange(scored)
-    markdown.write_markdown(grid, sweep.folder / "results.md")
+    grid = write_results(scored, sweep.folder)
     console.print()
     table.show(grid, console)
     console.print()
@@ -54,6 +54,15 @@ def print_report(
         console.print(Text(build.report(sweep.name, sweep.folder, gathered, console)), soft_wrap=True)
     console.print(Text(f"{clock(seconds)} · results.csv, results.md and logs in {shown(sweep.folder)}"), soft_wrap=True)
     return STOPPED if outcome.interrupted else STAGE_FAILED if failed else 0
+
+
+def write_results(scored: Sequence[results.Scored], folder: Path) -> Grid:
+    """results.csv, over several seeds their means beside it, and results.md, whose table is returned."""
+    results.write_csv(scored, folder / "results.csv")
+    write_over_seeds(scored, folder / OVER_SEEDS)
+    grid = layout.arrange(scored)
+    markdown.write_markdown(grid, folder / "results.md")
+    return grid
 
 
 def reasons(outcome: Outcome) -> dict[str, Reason]:

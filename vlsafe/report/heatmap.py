@@ -8,7 +8,7 @@ from typing import Any
 from vlsafe.eval.base import Axis
 from vlsafe.eval.metrics import BETTER, headline
 from vlsafe.report.figures import Chart, looks, new_figure, settle
-from vlsafe.report.layout import AXIS_TITLES, METRIC_TITLES
+from vlsafe.report.grid import AXIS_TITLES, METRIC_TITLES
 from vlsafe.report.points import Estimate, Model, Point
 from vlsafe.report.svg import GRID, INK, LEVELS, MUTED, PAPER, heat_colour
 from vlsafe.report.text import printable

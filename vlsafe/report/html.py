@@ -11,9 +11,11 @@ from typing import Any
 
 from vlsafe.report import methods
 from vlsafe.report.browser import Browser
+from vlsafe.report.claims import Claim
 from vlsafe.report.figures import Chart
+from vlsafe.report.grid import AXIS_TITLES, METRIC_TITLES
 from vlsafe.report.latex import Table
-from vlsafe.report.layout import AXIS_TITLES, METRIC_TITLES, arrange
+from vlsafe.report.layout import arrange
 from vlsafe.report.points import SAFETY, Point, axes_mean, benchmarks, points
 from vlsafe.report.source import Source
 from vlsafe.report.svg import CLASSES, LEVELS
@@ -51,7 +53,7 @@ def render(
     adaptation: Sequence[Chart],
     tables: Sequence[Table],
     browser: Browser,
-    claims: Sequence[Any] = (),
+    claims: Sequence[Claim] = (),
 ) -> str:
     from jinja2 import Environment, PackageLoader, StrictUndefined
     from markupsafe import Markup

@@ -13,7 +13,8 @@ from pathlib import Path
 from vlsafe.eval.base import Axis
 from vlsafe.eval.metrics import Metric
 from vlsafe.files import write_atomic
-from vlsafe.report.layout import AXIS_TITLES, METRIC_TITLES, Grid, arrange
+from vlsafe.report.grid import AXIS_TITLES, METRIC_TITLES, Entry, Grid
+from vlsafe.report.layout import arrange
 from vlsafe.report.points import Point, benchmarks, points
 from vlsafe.report.results import Scored
 from vlsafe.report.text import printable
@@ -133,6 +134,8 @@ def main_latex(grid: Grid) -> str:
     ]
     before = grid.lines[0].is_cell
     for line in grid.lines:
+        if line.kind == "seed":  # they stand in the benchmarks' tables
+            continue
         if line.is_cell != before:
             lines.append(r"\midrule")
         before = line.is_cell
@@ -145,24 +148,35 @@ def main_latex(grid: Grid) -> str:
             else:
                 value = f"{entry.metric.value:.2f}"
                 value = rf"\textbf{{{value}}}" if entry.best else value
-                limits = rf"{{\scriptsize[{entry.metric.low:.2f}, {entry.metric.high:.2f}]}}"
-                entries.append(f"{value}{tex(entry.flag)} {limits}")
+                entries.append(f"{value}{tex(entry.flag)} {{\\scriptsize{_limits(entry)}}}")
         lines.append(" & ".join([*map(tex, line.labels), *entries]) + r" \\")
     lines += [r"\bottomrule", r"\end{tabular}}"]
     judged = f"judge {', '.join(grid.judges)}"
-    notes = [*grid.constants, judged, *grid.conditions, "95 % Wilson intervals in brackets", *grid.notes, *grid.execution]
+    spread = [grid.over_seeds] if grid.over_seeds else ["95 % Wilson intervals in brackets"]
+    notes = [*grid.constants, judged, *grid.conditions, *spread, *grid.notes, *grid.execution]
     return "\n".join([*lines, *(f"% {tex(note)}" for note in notes)]) + "\n"
 
 
+def _limits(entry: Entry) -> str:
+    """The interval of one seed, the standard deviation of several."""
+    if entry.spread is not None:
+        return "" if entry.spread.sd is None else rf"$\pm$ {entry.spread.sd:.2f}"
+    return f"[{entry.metric.low:.2f}, {entry.metric.high:.2f}]"
+
+
 def main_csv(grid: Grid) -> str:
-    """The main table with a column each for value, low, high and n of every benchmark."""
-    heads = [*grid.heads, *(f"{c.benchmark} {part}" for c in grid.columns for part in (c.metric, "low", "high", "n", "status"))]
+    """The main table with a column each for value, standard deviation over seeds, low, high and n of every benchmark."""
+    heads = [
+        *grid.heads,
+        *(f"{c.benchmark} {part}" for c in grid.columns for part in (c.metric, "sd", "low", "high", "n", "status")),
+    ]
     rows = []
     for line in grid.lines:
         fields: list[object] = list(line.labels)
         for entry in line.entries:
             m = entry.metric if entry else None
-            fields += [m.value, m.low, m.high, m.n, entry.status] if m and entry else [None] * 4 + ["not asked"]
+            sd = entry.spread.sd if entry and entry.spread else None
+            fields += [m.value, sd, m.low, m.high, m.n, entry.status] if m and entry else [None] * 5 + ["not asked"]
         rows.append(fields)
     return _csv(heads, rows)
 

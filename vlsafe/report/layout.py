@@ -1,88 +1,26 @@
 """What a table of a sweep says, apart from how it looks: reference rows, then cells; axes, and their benchmarks as columns.
 
-Reference rows are the models on the way (base, adapted, tuned) that are no cell's own result; each stands once, however many
-cells share it. A setting gets a column only where the cells differ in it. The best of a column is sought among cells only,
+Reference rows are the models on the way (unaligned, base, adapted, tuned) that are no cell's own result; each stands once,
+however many cells share it. A setting gets a column only where the cells differ in it. What differs in its seeds only stands
+together: a line with the mean, then one for each seed. The best of a column is sought among cells only, by the mean over seeds,
 judge by judge.
 """
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from typing import Any, get_args
 
 from vlsafe.eval.base import Axis
-from vlsafe.eval.metrics import BETTER, Direction, Metric, headline
-from vlsafe.report.results import CHOICES, CellResult, Scored, Status, plain
+from vlsafe.eval.metrics import Metric, headline
+from vlsafe.report.aggregate import SEEDS, making, over_seeds, settings, shapes
+from vlsafe.report.grid import Column, Entry, Grid, Line, span
+from vlsafe.report.results import CHOICES, CellResult, Scored, plain
 from vlsafe.report.text import printable
 
-AXIS_TITLES: Mapping[Axis, str] = {
-    "text_safety": "text safety",
-    "multimodal_safety": "multimodal safety",
-    "over_refusal": "over-refusal",
-    "helpfulness": "helpfulness",
-}
-METRIC_TITLES = {"asr": "ASR", "refusal_rate": "refusal", "accuracy": "accuracy"}
 SHARE_WORTH_A_MARK = 0.1
-
-
-@dataclass(frozen=True)
-class Column:
-    axis: Axis
-    benchmark: str
-    metric: str
-    n: tuple[int, int] | None  # least and most of its entries; None where nothing was counted
-
-    @property
-    def better(self) -> Direction:
-        return BETTER[self.metric]
-
-    @property
-    def goal(self) -> str:
-        """The metric and its direction: 'ASR ↓'."""
-        return f"{METRIC_TITLES[self.metric]} {'↓' if self.better == 'lower' else '↑'}"
-
-    @property
-    def count(self) -> str:
-        """'n=250', or the least and the most; empty where nothing was counted."""
-        return f"n={span(*self.n)}" if self.n else ""
-
-
-def span(low: int, high: int) -> str:
-    return f"{low}" if low == high else f"{low}–{high}"
-
-
-@dataclass(frozen=True)
-class Entry:
-    """`flag` is '?' where rows could not be read, '°' where many answers neither refuse nor answer."""
-
-    metric: Metric
-    status: Status
-    flag: str = ""
-    best: bool = False
-
-
-@dataclass(frozen=True)
-class Line:
-    labels: tuple[str, ...]  # one for each of `Grid.heads`
-    entries: tuple[Entry | None, ...]  # one for each of `Grid.columns`; None where the model is not asked
-    is_cell: bool
-
-
-@dataclass(frozen=True)
-class Grid:
-    sweep: str
-    cells: int  # points of the grid; under several judges each has several lines
-    constants: tuple[str, ...]  # the settings that all cells share, as 'name value'
-    judges: tuple[str, ...]
-    conditions: tuple[str, ...]  # under which the answers were made, as 'name value'; all of a name's values where they differ
-    heads: tuple[str, ...]
-    columns: tuple[Column, ...]
-    lines: tuple[Line, ...]
-    notes: tuple[str, ...]  # legends that this table needs
-    execution: tuple[str, ...] = ()  # what '‡' stands for: a legend, then each difference; empty where no row has the mark
-
 
 Row = list[Scored]  # of one cell, role and judge
 
@@ -96,18 +34,19 @@ def arrange(scored: Iterable[Scored]) -> Grid:
         rows.setdefault((s.result.cell, s.result.role, _judge(s.result) if several_judges else ""), []).append(s)
     cells = [row for row in rows.values() if row[0].result.final]
     references = _distinct_references(rows.values(), cells)
-    settings = _settings(cells)
-    varied = [name for name, values in settings.items() if len(values) > 1]
+    values = _settings(cells)
+    varied = [name for name, found in values.items() if len(found) > 1]
     if len(cells) == 1:  # nothing varies: what the cell is must still be said, and there is room
-        varied = [name for name in ("adaptation", "safety_tune", "merge") if name in settings]
+        varied = [name for name in ("adaptation", "safety_tune", "merge") if name in values]
     columns = _columns(final)
-    lines = [_line(row, varied, columns, several_judges, shared=same) for row, same in references]
-    made = [_line(row, varied, columns, several_judges) for row in cells]
-    lines += _mark_best(made, [_judge(row[0].result) if several_judges else "" for row in cells], columns)
+    on_the_way = [(row, _line(row, varied, columns, several_judges, shared=same)) for row, same in references]
+    made = [(row, _line(row, varied, columns, several_judges)) for row in cells]
+    lines = _by_seed(on_the_way, varied, columns)
+    lines += _mark_best(_by_seed(made, varied, columns), columns, several_judges)
     return Grid(
         sweep=printable(final[0].result.sweep) if final else "",
         cells=len({row[0].result.cell for row in cells}),
-        constants=tuple(f"{n} {next(iter(v))}" for n, v in settings.items() if n not in varied and len(v) == 1),
+        constants=tuple(f"{n} {next(iter(v))}" for n, v in values.items() if n not in varied and len(v) == 1),
         judges=tuple(dict.fromkeys(_judge(s.result) for s in final)),
         conditions=_conditions(final),
         heads=("role", *_short_names(varied), *(["judge"] if several_judges else [])),
@@ -158,32 +97,18 @@ def _distinct_references(rows: Iterable[Row], cells: Sequence[Row]) -> list[tupl
     return sorted(found.values(), key=lambda pair: order.get(pair[0][0].result.role, 4))
 
 
-def _value(result: CellResult, name: str) -> Any:
-    return result.choices.get(name) if name in CHOICES else result.swept.get(name)
-
-
 def _settings(cells: Sequence[Row]) -> dict[str, dict[str, None]]:
     """Every setting's values over the cells, as shown, in order of appearance."""
     names = dict.fromkeys([*CHOICES, *(n for row in cells for n in row[0].result.swept)])
-    shown = {n: dict.fromkeys(printable(plain(_value(row[0].result, n))) for row in cells) for n in names}
+    shown = {n: dict.fromkeys(printable(settings(row[0].result).get(n, "")) for row in cells) for n in names}
     return {n: values for n, values in shown.items() if values and set(values) != {""}}
-
-
-def shapes(role: str, order: Any, name: str) -> bool:
-    """Whether a setting (`merge`, `merge.density`, ...) has a part in how a role's model was made."""
-    group = name.partition(".")[0]
-    if group in ("safety_tune", "order"):
-        return role in ("tuned", "merged") or (role == "adapted" and order == "before")
-    if group == "adaptation":
-        return role in ("adapted", "merged") or (role == "tuned" and order != "before")
-    return role == "merged" if group == "merge" else True
 
 
 def _line(row: Row, varied: Sequence[str], columns: Sequence[Column], judged: bool, shared: Sequence[CellResult] = ()) -> Line:
     first = row[0].result
     labels = []
     for name in varied:
-        values = {printable(plain(_value(r, name))) for r in shared or [first]}
+        values = {printable(settings(r).get(name, "")) for r in shared or [first]}
         says = len(values) == 1 and (first.final or shapes(first.role, first.choices.get("order"), name))
         labels.append(values.pop() if says else "")
     role = printable(first.role)
@@ -216,16 +141,63 @@ def _columns(scored: Sequence[Scored]) -> tuple[Column, ...]:
     )
 
 
-def _mark_best(lines: list[Line], judges: Sequence[str], columns: Sequence[Column]) -> list[Line]:
+def _by_seed(rows: Sequence[tuple[Row, Line]], varied: Sequence[str], columns: Sequence[Column]) -> list[Line]:
+    """Lines that differ in their seeds only stand together, after one with their mean; a model of all seeds stands once."""
+    alike: dict[Any, dict[frozenset[tuple[str, str]], tuple[Row, Line]]] = {}
+    for row, line in rows:
+        first = row[0].result
+        own = tuple(s for s in settings(first).items() if s[0] not in SEEDS) if first.final else making(first)
+        group = alike.setdefault((first.role, first.final, own, _judge(first)), {})
+        same = group.setdefault(_identity(row), (row, line))
+        if same[1].labels != line.labels:
+            both = tuple(a if a == b else "" for a, b in zip(same[1].labels, line.labels, strict=True))
+            group[_identity(row)] = (row, replace(line, labels=both))
+    lines = []
+    for group in alike.values():
+        each = list(group.values())
+        if len(each) > 1:
+            lines.append(_mean_line(each, varied, columns))
+        lines += [replace(line, kind="seed") if len(each) > 1 else line for _, line in each]
+    return lines
+
+
+def _mean_line(rows: Sequence[tuple[Row, Line]], varied: Sequence[str], columns: Sequence[Column]) -> Line:
+    """The first seed's line with means; where its seed stood, how many seeds there are: '3 seeds', or '2 of 3'."""
+    asked: dict[tuple[Axis, str], list[Scored]] = {}
+    for s in itertools.chain.from_iterable(row for row, _ in rows):
+        asked.setdefault((s.result.axis, s.result.benchmark), []).append(s)
+    entries = [_mean_entry(asked[c.axis, c.benchmark]) if (c.axis, c.benchmark) in asked else None for c in columns]
+    done = [e.spread.seeds for e in entries if e is not None and e.spread is not None]
+    count = f"{len(rows)} seeds" if min(done) == len(rows) else f"{span(min(done), max(done))} of {len(rows)}"
+    labels = list(rows[0][1].labels)
+    for i, name in enumerate(varied, start=1):
+        if name in SEEDS and any(line.labels[i] != labels[i] for _, line in rows):
+            labels[i], count = count, ""
+    if count:  # seeds that no column shows
+        labels[0] += f" ({count})"
+    if "‡" not in labels[0] and any("‡" in line.labels[0] for _, line in rows):
+        labels[0] += "‡"
+    return Line(tuple(labels), tuple(entries), rows[0][1].is_cell, "mean")
+
+
+def _mean_entry(scored: Sequence[Scored]) -> Entry:
+    total, other = over_seeds(scored), over_seeds(scored, "other_rate").mean
+    flag = "°" if other is not None and other >= SHARE_WORTH_A_MARK else ""
+    unread = any(s.metric("unparsed_rate") for s in scored)
+    return Entry(Metric(total.metric, total.mean, total.n, None, None), total.status, "?" if unread else flag, spread=total)
+
+
+def _mark_best(lines: Sequence[Line], columns: Sequence[Column], judged: bool) -> list[Line]:
     """Every cell that ties for a column's best under its judge; none where all cells are alike."""
     entries = [list(line.entries) for line in lines]
+    judges = [line.labels[-1] if judged else "" for line in lines]
     for judge, (c, column) in itertools.product(dict.fromkeys(judges), enumerate(columns)):
-        rows = [row for row, by in zip(entries, judges, strict=True) if by == judge]
-        values = [e.metric.value for row in rows if (e := row[c]) is not None and e.metric.value is not None]
+        compared = [row for row, by, line in zip(entries, judges, lines, strict=True) if by == judge and line.kind != "seed"]
+        values = [e.metric.value for row in compared if (e := row[c]) is not None and e.metric.value is not None]
         if len(set(values)) < 2:
             continue
         best = min(values) if column.better == "lower" else max(values)
-        for row in rows:
+        for row in compared:
             entry = row[c]
             if entry is not None and entry.metric.value == best:
                 row[c] = replace(entry, best=True)
@@ -243,7 +215,7 @@ def _notes(lines: Sequence[Line]) -> tuple[str, ...]:
     flags = {e.flag for e in entries}
     statuses = {e.status for e in entries}
     known = (
-        (any(e.best for e in entries), "* best of the cells"),
+        (any(e.best for e in entries), f"* best of the cells{', by the mean' if any(e.spread for e in entries) else ''}"),
         ("°" in flags, f"° {100 * SHARE_WORTH_A_MARK:.0f} % or more of the answers neither refuse nor answer"),
         ("?" in flags, "? some answers could not be read: not counted"),
         (

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple, get_args
 
 from vlsafe.eval.base import Axis
 from vlsafe.eval.metrics import Metric
-from vlsafe.report.layout import shapes
+from vlsafe.report.aggregate import SEEDS, seeds, shapes
 from vlsafe.report.results import CHOICES, CellResult, Scored, plain
 from vlsafe.report.text import printable
 
@@ -66,7 +66,8 @@ class Point:
 
     def seed_of(self, model: Model) -> str:
         """Empty where the model is one for all of the sweep's seeds."""
-        return printable(str(model.result.choices.get("seed", ""))) if self.final or len(self.models) > 1 else ""
+        drawn = dict.fromkeys(value for _, value in seeds(model.result))
+        return printable(", ".join(drawn)) if self.final or len(self.models) > 1 else ""
 
     def seeds(self, estimate: Callable[[Model], Estimate | None]) -> list[Estimate]:
         """What each seed reaches, without those that reach nothing yet."""
@@ -161,11 +162,7 @@ def value(result: CellResult, name: str) -> str:
 def varied_settings(results: Sequence[CellResult]) -> list[str]:
     """Names of settings that differ among results, seeds left out."""
     names = dict.fromkeys([*CHOICES, *(n for r in results for n in r.swept), "judge"])
-    return [n for n in names if not is_seed(n) and len({value(r, n) for r in results}) > 1]
-
-
-def is_seed(name: str) -> bool:
-    return name.rpartition(".")[2] == "seed" and name != "model.seed"
+    return [n for n in names if n not in SEEDS and len({value(r, n) for r in results}) > 1]
 
 
 def pareto(places: Sequence[tuple[float, float]]) -> list[int]:

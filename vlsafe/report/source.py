@@ -70,6 +70,7 @@ class Source:
     missing: Sequence[Missing] = ()
     responses: Mapping[str, Path] = field(default_factory=dict)
     cells: int = 0
+    control: bool = False  # every cell's adaptation sees the alignment's examples again
 
     def digest(self) -> str:
         """Of all that the report depends on, its own code included: the same digest, the same report."""
@@ -79,7 +80,7 @@ class Source:
             for s in self.scored for line in rows([s])
         ]  # fmt: skip
         said = {
-            "code": code_version(), "sweep": self.sweep, "cells": self.cells, "results": lines,
+            "code": code_version(), "sweep": self.sweep, "cells": self.cells, "control": self.control, "results": lines,
             "stages": [asdict(s) for s in self.stages], "missing": [asdict(m) for m in self.missing],
             "responses": sorted(self.responses),
         }  # fmt: skip
@@ -112,9 +113,9 @@ def gather(
             facts.append(facts_of(stage.kind, stage.key, stage.label, store.manifest(stage.kind, stage.key)))
         if stage.kind == "judge" and states[stage.parents["responses"]] in THERE:
             responses[stage.key] = store.root / stage.parents["responses"]
-    return Source(
-        sweep.name, sweep.folder, scored, facts, missing_stages(sweep, plan, states, reasons), responses, len(plan.cells)
-    )
+    missing = missing_stages(sweep, plan, states, reasons)
+    control = all(c.components["data"].replays_alignment for c in sweep.cells)
+    return Source(sweep.name, sweep.folder, scored, facts, missing, responses, len(plan.cells), control)
 
 
 def facts_of(kind: str, key: str, label: str, manifest: Mapping[str, Any]) -> StageFacts:

@@ -1,22 +1,25 @@
 """The terminal table at the end of a sweep, for any width: as much as fits, and never a wrapped line.
 
 160 columns hold values with intervals, 80 hold compact values (.03); where even these don't fit, the axes follow one another.
+Means over seeds carry their standard deviation (in narrow tables on a line of its own), and the seeds follow while all of it
+fits a screen.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from rich.cells import cell_len
 from rich.console import Console
 from rich.text import Text
 
-from vlsafe.report.layout import AXIS_TITLES, Column, Entry, Grid, Line, span
+from vlsafe.report.grid import AXIS_TITLES, Column, Entry, Grid, Line, span
 from vlsafe.report.text import fit, printable
 
 GAP = 1
+SCREEN = 30  # lines of a table that still show each seed
 LABEL_CAP = 14
 SHORT_HEADS = {"adaptation": "adapt", "safety_tune": "tune"}
 SHORT_AXES = {
@@ -55,10 +58,13 @@ def render(grid: Grid, width: int) -> list[Text]:
     """The lines of the table, none wider than `width` columns down to about 40."""
     if not grid.lines:
         return [Text("No results yet.")]
+    whole = len(grid.lines)
+    if whole > SCREEN:
+        grid = replace(grid, lines=tuple(line for line in grid.lines if line.kind != "seed"))
     style, parts = _choose(grid, width)
     title = f"{grid.sweep}: {grid.cells} cell{'s' if grid.cells != 1 else ''}"
     lines = [Text(fit(title, width, left=True).rstrip(), style="bold")]
-    lines += [Text(part, style="dim") for part in _wrap(_facts(grid, style), width)]
+    lines += [Text(part, style="dim") for part in _wrap(_facts(grid, style, len(grid.lines) < whole), width)]
     for part in parts:
         lines += [Text(""), *_block(grid, part, style, width)]
     legend = [*_wrap(_legend(grid), width), *_wrap(grid.execution, width)]
@@ -69,11 +75,13 @@ def _legend(grid: Grid) -> list[str]:
     return ["↓ lower is better, ↑ higher is better", *grid.notes]
 
 
-def _facts(grid: Grid, style: Style) -> list[str]:
+def _facts(grid: Grid, style: Style, without_seeds: bool) -> list[str]:
     intervals = "95 % Wilson intervals" if style.interval else "intervals in results.csv"
     counts = sorted(n for c in grid.columns if c.n for n in c.n)
     shown = [f"n = {span(counts[0], counts[-1])} a column", intervals] if counts else []
-    return [*grid.constants, f"judge {', '.join(grid.judges)}", *grid.conditions, *shown]
+    spread = [grid.over_seeds] if grid.over_seeds else []
+    left = ["each seed in results.md"] if without_seeds else []
+    return [*grid.constants, f"judge {', '.join(grid.judges)}", *grid.conditions, *shown, *spread, *left]
 
 
 def _wrap(parts: Sequence[str], width: int) -> list[str]:
@@ -152,19 +160,40 @@ def _block(grid: Grid, columns: Sequence[Column], style: Style, width: int) -> l
         heading.rstrip()
     which = [grid.columns.index(c) for c in columns]
     previous: Line | None = None
+    mean: Line | None = None
     for line in grid.lines:
         if previous is None or previous.is_cell != line.is_cell:
             lines.append(Text("─" * total, style="dim"))
-        text = Text(" ".join(fit(label, w, left=True) for label, w in zip(line.labels, labels, strict=True)))
-        for i, size, left in zip(which, sizes, lefts, strict=True):
-            spare = " " * (size - style.width)
-            text.append(" " * left + ("" if style.interval else spare))
-            text.append_text(_draw(line.entries[i], style))
-            text.append(spare if style.interval else "")
-        text.rstrip()
-        lines.append(text)
-        previous = line
+        for shown, entries in _drawn(line, mean, which, style):
+            text = Text(" ".join(fit(label, w, left=True) for label, w in zip(shown, labels, strict=True)))
+            for entry, size, left in zip(entries, sizes, lefts, strict=True):
+                spare = " " * (size - style.width)
+                text.append(" " * left + ("" if style.interval else spare))
+                text.append_text(entry)
+                text.append(spare if style.interval else "")
+            text.rstrip()
+            text.stylize("dim" if line.kind == "seed" else "")
+            lines.append(text)
+        previous, mean = line, line if line.kind == "mean" else mean
     return lines
+
+
+def _drawn(line: Line, mean: Line | None, which: Sequence[int], style: Style) -> list[tuple[Sequence[str], list[Text]]]:
+    """A line's labels and entries: of a seed, only the labels that the mean lacks; under a mean without room, its spread."""
+    entries = [_draw(line.entries[i], style) for i in which]
+    if line.kind == "seed" and mean is not None:
+        return [([label if label != above else "" for label, above in zip(line.labels, mean.labels, strict=True)], entries)]
+    if line.kind != "mean" or style.interval:
+        return [(line.labels, entries)]
+    at = max((i for i, label in enumerate(line.labels) if label.endswith(" seeds") or " of " in label), default=0)
+    below = ["±" if i == at else "" for i in range(len(line.labels))]
+    return [(line.labels, entries), (below, [_draw_spread(line.entries[i], style) for i in which])]
+
+
+def _draw_spread(entry: Entry | None, style: Style) -> Text:
+    sd = entry.spread.sd if entry is not None and entry.spread is not None else None
+    number = "" if sd is None else short(sd) if style is COMPACT else f"{sd:.2f}"
+    return Text(fit(number, style.value) + " " * (style.width - style.value), style="dim")
 
 
 def _sizes(columns: Sequence[Column], names: Sequence[str], style: Style, spare: int) -> list[int]:
@@ -217,6 +246,9 @@ def _draw(entry: Entry | None, style: Style) -> Text:
     text.append(fit(mark, 2, left=True), style="bold green" if entry.best else "")
     if style.interval and entry.metric.low is not None and entry.metric.high is not None:
         text.append(f" {short(entry.metric.low)}–{short(entry.metric.high)}", style="dim")
+    elif style.interval:
+        sd = entry.spread.sd if entry.spread else None
+        text.append(fit("" if sd is None else f" ±{short(sd)}", len(pad), left=True), style="dim")
     return text
 
 
