@@ -18,6 +18,7 @@ from vlsafe.report import browser as browsing
 from vlsafe.report import build as building
 from vlsafe.report.browser import embed
 from vlsafe.report.build import build, is_fresh, report
+from vlsafe.report.claims import judge_claims
 from vlsafe.report.curves import curves
 from vlsafe.report.latex import benchmark_tables, file_names, tex, write_tables
 from vlsafe.report.points import Estimate, axes_mean, benchmarks, mean_over_seeds, pareto, points
@@ -57,6 +58,11 @@ BAD: dict[str, Callable[[Path], list[CellResult]]] = {
     "unparsed only": unparsed,
     "no safety axis": lambda folder: small(folder, benchmarks=[("helpfulness", "mw_helpful_text")]),
     "text only": lambda folder: small(folder, benchmarks=[("text_safety", "mw_direct"), ("over_refusal", "mw_b")]),
+    "several seeds": lambda folder: small(folder, seeds=(0, 1, 2), merges=("none", "ties")),
+    "several seeds, some failed": lambda folder: [
+        replace(r, status="failed", labels=None) if r.choices["seed"] == 1 and r.role == "tuned" else r
+        for r in small(folder, seeds=(0, 1))
+    ],
     "two judges": lambda folder: small(folder, judges=("exact", "keyword")),
     "planted names": lambda folder: changed(small(folder), cell=PLANTED, benchmark=PLANTED, judge=PLANTED),
 }
@@ -246,6 +252,30 @@ def test_latex_and_csv_hold_the_table_and_no_text_becomes_a_command(tmp_path: Pa
         r"a\_b \& 100\% \$x\$ \{\textbackslash{}input\{x\}\} \#\textasciitilde{}\textasciicircum{}\textbackslash{}x0a"
     )
     assert file_names(["a/b", "a b", "main", "../..", "A-B"]) == ["a-b", "a-b-2", "main-2", "benchmark", "A-B-3"]
+
+
+def test_over_seeds_the_table_holds_means_and_the_benchmarks_each_seed(tmp_path: Path) -> None:
+    scored = score(small(tmp_path / "store", seeds=(0, 1)))
+    write_tables(scored, tmp_path)
+    rows = [line for line in (tmp_path / "main.tex").read_text().splitlines() if line.endswith(r"\\")]
+    assert len(rows) == 2 + 1 + 2  # heads, base, and a mean for each of two cells
+    assert all(r"$\pm$" in row for row in rows[3:]) and not any(r"$\pm$" in row for row in rows[:3])
+    kept = (tmp_path / "mw_direct.tex").read_text()
+    assert sum(line.startswith("adapted") or " & 1 & " in line for line in kept.splitlines()) >= 2
+
+
+def test_claims_are_shown_with_verdict_and_evidence(tmp_path: Path) -> None:
+    source = source_of(sweep(tmp_path / "store", seeds=(0, 1)), tmp_path)
+    claims = judge_claims(source.scored)
+    assert claims
+    text = build(source).read_text()
+    section = text[text.index('<section id="claims">') :].partition("</section>")[0]
+    assert re.findall(r'class="label \w+">([a-z ]+)</span>', section) == [claim.verdict for claim in claims]
+    rows = [e for claim in claims for e in claim.evidence]
+    assert section.count("<td>disjoint</td>") == sum(bool(e.disjoint) for e in rows if not e.missing)
+    build(replace(source, control=True))
+    assert 'class="n">control</span>' in (tmp_path / "report.html").read_text()
+    assert not is_fresh(source)  # another question is asked of the same figures
 
 
 def test_drawing_is_not_imported_before_something_is_drawn() -> None:
