@@ -7,7 +7,7 @@ STAMP := $(VENV)/.setup-done
 export HF_HUB_DISABLE_TELEMETRY := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup browser demo test check format plan clean bench bench-startup bench-step bench-merge bench-report bench-demo
+.PHONY: help setup browser demo findings test check format plan clean bench bench-startup bench-step bench-merge bench-report bench-demo
 
 help: ## Print this help
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  \033[1m%-14s\033[0m %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -30,6 +30,11 @@ browser: ## Install Debian's chromium, which the report's tests open pages with 
 
 demo: setup ## Run the study on the microworld: adaptation x safety tuning x merging, its table and its report
 	$(BIN)/python launch/train.py -m +experiment=demo
+
+findings: setup ## Judge the study's findings on the microworld: three seeds, a control world, docs/findings.md (about half an hour)
+	$(BIN)/python launch/train.py +experiment=findings_control
+	$(BIN)/python launch/train.py +experiment=findings
+	$(BIN)/python -m vlsafe.report.findings findings findings_control --write docs/findings.md
 
 plan: setup ## Show what `make demo` would run
 	$(BIN)/python launch/plan.py +experiment=demo

@@ -9,16 +9,14 @@ from pathlib import Path
 
 from rich.console import Console
 
-from vlsafe.errors import ConfigError, CorruptArtifactError, StoreError
-from vlsafe.execute.survey import survey
-from vlsafe.files import read_json
-from vlsafe.plan import Plan, make_plan
+from vlsafe.errors import ConfigError, StoreError
+from vlsafe.plan import make_plan
 from vlsafe.report import results
 from vlsafe.report.build import build, building, shown
 from vlsafe.report.final import write_results
-from vlsafe.report.outputs import Reason, cell_results
+from vlsafe.report.outputs import cell_results
 from vlsafe.report.source import gather
-from vlsafe.report.text import printable
+from vlsafe.report.states import states_now
 from vlsafe.store import Store
 from vlsafe.sweep import Sweep, check_name, load_sweep
 
@@ -75,36 +73,3 @@ def rebuild(sweep: Sweep, store: Store, console: Console) -> int:
         markup=False, soft_wrap=True,
     )  # fmt: skip
     return 0
-
-
-def states_now(sweep: Sweep, plan: Plan, store: Store) -> tuple[dict[str, str], dict[str, Reason]]:
-    """What is in the store, and of the rest why: what the last command recorded, or that an artifact is corrupt."""
-    found = survey(plan, store, mend=False)
-    reasons: dict[str, Reason] = {}
-    states = {id: "pending" if id in found.to_run else "exists" for id in plan.stages}
-    for id, stage in plan.stages.items():
-        try:
-            if store.path(stage.kind, stage.key).exists():
-                store.exists(stage.kind, stage.key, stage.version)
-                if stage.kind == "judge" and states[id] == "exists":
-                    store.verify(stage.kind, stage.key, again=False)
-        except CorruptArtifactError as error:
-            states[id], reasons[id] = "pending", Reason(f"corrupt ({error.reason})", "")
-    for id, state, reason in recorded(sweep):
-        if states.get(id) == "pending" and state in ("failed", "skipped"):
-            states[id] = state
-            if reason.error:
-                reasons.setdefault(id, reason)
-    return states, reasons
-
-
-def recorded(sweep: Sweep) -> list[tuple[str, str, Reason]]:
-    """Stages as the last command left them in plan.json; none where that can't be read."""
-    try:
-        stages = read_json(sweep.folder / "plan.json")["stages"]
-        return [
-            (f"{s['stage']}/{s['key']}", str(s["state"]), Reason(printable(str(s.get("error", ""))), str(s.get("log", ""))))
-            for s in stages
-        ]
-    except (OSError, ValueError, KeyError, TypeError):
-        return []
