@@ -120,6 +120,8 @@ class View:
         now = time.monotonic()
         for id, state in stages.items():
             before, at = self.said.get(id, ("pending", 0.0))
+            if state.state == before and state.state != "running":
+                continue  # nearly all of them, ten times a second
             stage = self.plan.stages[id]
             label = printable(stage.label)
             at_time = f"[{clock(now - self.began):>7}]"
