@@ -44,7 +44,7 @@ def plan(grid: Grid) -> Plan:
 @pytest.mark.parametrize("width", [80, 99, 100, 120, 160])
 def test_a_terminal_of_any_width_shows_whole_marks_stages_and_estimates(plan: Plan, width: int) -> None:
     head, *lines = printed(plan, width)
-    assert len(lines) == 13 + 13  # models, and their evaluations
+    assert len(lines) == 14 + 14  # models, and their evaluations
     assert max(map(len, [head, *lines])) <= width
     assert ("threads" in head.split()) == (width >= 100)
     assert ("key" in head.split()) == (width >= 120)
@@ -63,7 +63,7 @@ def test_what_exists_has_another_mark(plan: Plan) -> None:
 
 def test_in_a_pipe_nothing_is_cut_or_wrapped(plan: Plan) -> None:
     lines = printed(plan, 20, terminal=False)
-    assert len(lines) == 1 + 26
+    assert len(lines) == 1 + 28
     assert "…" not in "\n".join(lines)
     assert lines == printed(plan, 200)
 
@@ -71,7 +71,7 @@ def test_in_a_pipe_nothing_is_cut_or_wrapped(plan: Plan) -> None:
 def test_stages_of_one_label_say_the_settings_in_which_they_differ(plan: Plan, grid: Grid) -> None:
     names = list(distinct_labels(plan).values())
     assert len(set(names)) == len(names)
-    assert names[0] == "microworld"
+    assert names[:2] == ["microworld (unaligned)", "microworld"]
     assert {"microworld › llava › sft › ties · seed=0", "microworld › llava › sft › ties · seed=1"} <= set(names)
     dense = make_plan(grid("merge=ties", "merge.density=0.2,0.5", "seed=0,1"))
     merges = [name for id, name in distinct_labels(dense).items() if id.startswith("merge/")]
@@ -90,7 +90,7 @@ def test_stages_whose_settings_are_too_long_to_say_are_told_apart_by_their_keys(
 
 def test_two_judges_of_one_benchmark_are_one_benchmark(grid: Grid) -> None:
     lines = printed(make_plan(grid("judge=exact,keyword")), 160)
-    assert [line.split(" · ")[1].split()[0] for line in lines if "evaluate" in line] == ["4", "8", "8"]
+    assert [line.split(" · ")[1].split()[0] for line in lines if "evaluate" in line] == ["4", "4", "8", "8"]
 
 
 def test_names_that_look_like_markup_are_shown_as_they_are(grid: Grid) -> None:
