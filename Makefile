@@ -7,7 +7,7 @@ STAMP := $(VENV)/.setup-done
 export HF_HUB_DISABLE_TELEMETRY := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check format plan clean bench bench-startup bench-step bench-merge bench-demo
+.PHONY: help setup demo findings test check format plan clean bench bench-startup bench-step bench-merge bench-demo
 
 help: ## Print this help
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  \033[1m%-14s\033[0m %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -24,6 +24,11 @@ $(STAMP): pyproject.toml constraints.txt
 
 demo: setup ## Run the study on the microworld: adaptation x safety tuning x merging, and its table
 	$(BIN)/python launch/train.py -m +experiment=demo
+
+findings: setup ## Judge the study's findings: both worlds over three seeds, then docs/findings.md with its figures
+	$(BIN)/python launch/train.py -m +experiment=findings
+	$(BIN)/python launch/train.py -m +experiment=findings_control
+	$(BIN)/python -m vlsafe.report.findings experiment-findings experiment-findings_control --write docs/findings.md
 
 plan: setup ## Show what `make demo` would run
 	$(BIN)/python launch/plan.py +experiment=demo
