@@ -91,11 +91,9 @@ class Grid:
     @property
     def over_seeds(self) -> str:
         """What the means are, and of how many items; empty where no line is a mean over seeds."""
-        counts = sorted(e.metric.n for line in self.lines for e in line.entries if e is not None and e.spread and e.metric.n)
-        if not any(line.kind == "mean" for line in self.lines):
-            return ""
+        counts = sorted(e.metric.n for line in self.lines if line.kind == "mean" for e in line.entries if e and e.metric.n)
         items = f", n = {span(counts[0], counts[-1])} together" if counts else ""
-        return f"means ± standard deviation over seeds{items}"
+        return f"means ± standard deviation over seeds{items}" if any(line.kind == "mean" for line in self.lines) else ""
 
 
 Row = list[Scored]  # of one cell, role and judge
