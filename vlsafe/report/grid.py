@@ -83,8 +83,9 @@ class Grid:
     @property
     def over_seeds(self) -> str:
         """What the means are, and of how many items; empty where no line is a mean over seeds."""
-        counts = sorted(e.metric.n for line in self.lines for e in line.entries if e is not None and e.spread and e.metric.n)
-        if not any(line.kind == "mean" for line in self.lines):
+        means = [line for line in self.lines if line.kind == "mean"]
+        if not means:
             return ""
+        counts = sorted(e.metric.n for line in means for e in line.entries if e and e.metric.n)
         items = f", n = {span(counts[0], counts[-1])} together" if counts else ""
         return f"means ± standard deviation over seeds{items}"

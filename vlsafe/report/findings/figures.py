@@ -1,4 +1,4 @@
-"""The page's figures as SVG: one for each finding that has claims, one for the control. Intervals are the pooled rates' own."""
+"""The page's figures as SVG: one for each finding that has claims, and one for the control."""
 
 from __future__ import annotations
 
@@ -40,14 +40,14 @@ def draw(study: Study, folder: Path) -> dict[str, Path]:
         "finding_1": (study.of(1), "base", "adapted"),
         "finding_2": (study.of(2), "adapted", "tuned"),
         "finding_4": (study.of(4), "one after the other", "at once"),
-        "control": ([*study.control_claims], "reference", "control world"),
+        "control": (study.control_claims, "base, or the main world", "control world"),
     }
     for name, (claims, before, after) in dots.items():
         panels = _panels(claims)
         if panels:
             made[name] = folder / f"{name}.svg"
             write_atomic(made[name], _dots(panels, before, after))
-    if study.of(5):
+    if any(not outcome.missing for claim in study.of(5) for outcome in claim.outcomes):
         made["finding_5"] = folder / "finding_5.svg"
         write_atomic(made["finding_5"], _trade_off(study))
     return made
@@ -87,6 +87,7 @@ def _panels(claims: Sequence[Claim]) -> dict[Axis, list[Row]]:
 
 def _dots(panels: dict[Axis, list[Row]], before: str, after: str) -> str:
     rows = max(panels.values(), key=len)
+    same = all([r.label for r in shown] == [r.label for r in rows] for shown in panels.values())
     height = max(LEAST_HEIGHT, sum(ROW * len(r.seeds) + 0.22 for r in rows)) + 0.95
     longest = max(len(r.label) for r in rows)
     width = 1.2 + 0.07 * longest + 2.5 * max(2, len(panels))
@@ -99,7 +100,7 @@ def _dots(panels: dict[Axis, list[Row]], before: str, after: str) -> str:
                     _compare(ax, e, at + k)
                 ticks.append((at + (len(row.seeds) - 1) / 2, printable(row.label, 40)))
                 at += len(row.seeds) + 1.2
-            ax.set_yticks([y for y, _ in ticks], [label for _, label in ticks] if i == 0 or shown != rows else [])
+            ax.set_yticks([y for y, _ in ticks], [label if i == 0 or not same else "" for _, label in ticks])
             ax.set_ylim(at - 1.2 + 0.2, -1.2)
             arrow = "lower is better" if BETTER[headline(axis)] == "lower" else "higher is better"
             ax.set_title(f"{METRIC_TITLES[headline(axis)]}, {AXIS_TITLES[axis]}", fontsize=9.5, loc="left", fontweight="bold")
@@ -143,16 +144,17 @@ def _trade_off(study: Study) -> str:
     looks = {s: (COLOURS[i % len(COLOURS)], MARKERS[i % len(MARKERS)]) for i, s in enumerate(settings)}
     columns = min(3, len(claims))
     rows = -(-len(claims) // columns)
-    with _figure(1.6 + 3.1 * columns, 0.7 + 2.7 * rows + 0.22 * -(-len(settings) // (2 * columns)), rows, columns) as (
-        figure,
-        axes,
-    ):
+    height = 0.7 + 2.7 * rows + 0.22 * -(-len(settings) // (2 * columns))
+    with _figure(1.6 + 3.1 * columns, height, rows, columns, sharex=True, sharey=True) as (figure, axes):
         for i in range(rows * columns):
             ax = axes[i // columns][i % columns]
             if i >= len(claims):
                 ax.set_visible(False)
                 continue
             _trade_off_panel(ax, claims[i], looks)
+        shown = [ax.dataLim for ax in axes.flat if ax.has_data()]
+        axes[0][0].set_xlim(-0.03, max(limits.x1 for limits in shown) + 0.04)
+        axes[0][0].set_ylim(-0.03, max(limits.y1 for limits in shown) + 0.04)
         from matplotlib.lines import Line2D
 
         handles = [Line2D([], [], marker="*", ms=11, ls="", color=INK, label="tuned parent")]
@@ -180,8 +182,7 @@ def _trade_off_panel(ax: Any, claim: Claim, looks: dict[str, tuple[str, str]]) -
     ax.set_title(printable(claim.name.partition("/")[2], 40), fontsize=9.5, loc="left", fontweight="bold")
     ax.set_xlabel("over-refusal, refused ← better")
     ax.set_ylabel("ASR, text and pictures ← better")
-    ax.set_xlim(-0.03, 1.03)
-    ax.set_ylim(-0.03, 1.03)
+    ax.tick_params(labelbottom=True, labelleft=True)
     _clean(ax)
     ax.grid(axis="y", color=FAINT, lw=0.6)
 

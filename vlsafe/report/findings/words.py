@@ -19,7 +19,7 @@ SAYINGS: Mapping[str, Mapping[str, str]] = {
     },
     "control_helpfulness": {
         "supported": "the control world's models ({subject}) see as well as the main world's",
-        "not supported": "the control world's models ({subject}) do not see as well, and may keep what they never learned",
+        "not supported": "the control world's models ({subject}) do not see as well: they may keep what they never had to give",
     },
     "finding_2a": {
         "supported": "tuning ({subject}) restores safety on text and over pictures, in every seed",
