@@ -37,7 +37,7 @@ def adaptation_claims(scored: Sequence[Scored], control: bool) -> list[Claim]:
     names = labels((p.made for p in found), "adaptation")
     claims = []
     for made, label in names.items():
-        outcomes = [_outcome(p, control) for p in found if p.made == made]
+        outcomes = [_outcome(p, label, control) for p in found if p.made == made]
         claims.append(
             Claim(
                 name=f"{'control' if control else 'finding_1'}/{label}",
@@ -51,9 +51,8 @@ def adaptation_claims(scored: Sequence[Scored], control: bool) -> list[Claim]:
     return claims
 
 
-def _outcome(pair: Pair, control: bool) -> Outcome:
-    (adaptation,) = options(pair.made, "adaptation")
-    seen = compare(pair.seed, f"adapted ({adaptation}) against base", pair.reference, pair.value, "text_safety")
+def _outcome(pair: Pair, label: str, control: bool) -> Outcome:
+    seen = compare(pair.seed, f"adapted ({label}) against base", pair.reference, pair.value, "text_safety")
     rises = None if seen.missing else seen.rises
     return Outcome(pair.seed, None if rises is None else rises != control, (seen,))
 

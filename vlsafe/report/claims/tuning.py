@@ -46,7 +46,7 @@ def tuning_claims(scored: Sequence[Scored]) -> list[Claim]:
         for part in PARTS:
             outcomes = []
             for p in (p for p in found if p.made == made):
-                compared = f"tuned ({tune}) against adapted ({adaptation})"
+                compared = f"tuned ({tune}{label.removeprefix(f'{adaptation}/{tune}')}) against adapted ({adaptation})"
                 rows = tuple(compare(p.seed, compared, p.reference, p.value, axis) for axis in part.axes)
                 outcomes.append(Outcome(p.seed, all_of(None if e.missing else part.moved(e) for e in rows), rows))
             question = part.question.format(label)
