@@ -51,6 +51,8 @@ def shapes(role: str, order: Any, name: str) -> bool:
     group = name.partition(".")[0]
     if group in ("safety_tune", "order"):
         return role in ("tuned", "merged") or (role == "adapted" and order == "before")
+    if group == "data":
+        return role not in ("unaligned", "base")
     if group == "adaptation":
         return role in ("adapted", "merged") or (role == "tuned" and order != "before")
     return role == "merged" if group == "merge" else True

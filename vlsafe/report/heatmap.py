@@ -9,7 +9,7 @@ from vlsafe.eval.base import Axis
 from vlsafe.eval.metrics import BETTER, headline
 from vlsafe.report.figures import Chart, looks, new_figure, settle
 from vlsafe.report.grid import AXIS_TITLES, METRIC_TITLES
-from vlsafe.report.points import Estimate, Model, Point
+from vlsafe.report.points import Estimate, Model, Point, unsaid
 from vlsafe.report.svg import GRID, INK, LEVELS, MUTED, PAPER, heat_colour
 from vlsafe.report.text import printable
 
@@ -57,6 +57,7 @@ def heat_map(points: Sequence[Point], benchmarks: Mapping[str, Axis]) -> Chart |
     caption = (
         "Means over seeds. " if several else ""
     ) + "Figures are the benchmark's own metric; the colour says how far it is from ideal: ASR, refusal rate, 1 − accuracy."
+    caption += unsaid(points)
     return Chart("heatmap", "The grid at a glance", caption, figure, titles, least=620)
 
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 import statistics
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple, get_args
 
 from vlsafe.eval.base import Axis
@@ -53,11 +54,13 @@ class Point:
     settings: Mapping[str, str]
     models: tuple[Model, ...]
     collapsed: bool = False
+    usual: Mapping[str, str] = field(default_factory=dict)  # what most cells have, and names leave out
 
     @property
     def label(self) -> str:
         """`sft + ties`, `untuned`, `base`."""
-        parts = [_part(name, value) for name, value in self.settings.items() if not (name == "merge" and value == "none")]
+        said = {name: value for name, value in self.settings.items() if self.usual.get(name) != value}
+        parts = [_part(name, value) for name, value in said.items() if not (name == "merge" and value == "none")]
         if not self.final:
             parts = [self.role, *(p for p in parts if p not in NOTHING.values())]
         elif not parts:
@@ -127,6 +130,7 @@ def points(scored: Iterable[Scored]) -> list[Point]:
             rows.setdefault((s.result.cell, s.result.role, judge(s.result)), []).append(s)
     cells = [row for row in rows.values() if row[0].result.final]
     varied = varied_settings([row[0].result for row in cells])
+    usual = usual_settings([row[0].result for row in cells], varied)
     own = {_identity(row) for row in cells}
     references = {
         _identity(row): row for row in rows.values() if not row[0].result.final and _identity(row) not in own
@@ -144,6 +148,7 @@ def points(scored: Iterable[Scored]) -> list[Point]:
             dict(settings),
             tuple(Model(row[0].result, {s.result.benchmark: s for s in row}) for row in same),
             collapsed,
+            usual,
         )
         for (role, final, collapsed, settings), same in grouped.items()
     ]
@@ -163,6 +168,23 @@ def varied_settings(results: Sequence[CellResult]) -> list[str]:
     """Names of settings that differ among results, seeds left out."""
     names = dict.fromkeys([*CHOICES, *(n for r in results for n in r.swept), "judge"])
     return [n for n in names if n not in SEEDS and len({value(r, n) for r in results}) > 1]
+
+
+def usual_settings(results: Sequence[CellResult], varied: Sequence[str]) -> dict[str, str]:
+    """The values that two thirds of the cells have, tuning and merge aside: what a chart's names can do without."""
+    found = {}
+    for name in varied:
+        top, count = Counter(value(r, name) for r in results).most_common(1)[0]
+        if name not in ("safety_tune", "merge") and 3 * count >= 2 * len(results) and top:
+            found[name] = top
+    return found
+
+
+def unsaid(points: Sequence[Point]) -> str:
+    """A caption's sentence about what names leave out; empty where they leave out nothing."""
+    usual = points[0].usual if points else {}
+    shown = ", ".join(f"{printable(name.rpartition('.')[2])} {text}" for name, text in usual.items())
+    return f" Names leave out what most cells have: {shown}." if shown else ""
 
 
 def pareto(places: Sequence[tuple[float, float]]) -> list[int]:

@@ -8,7 +8,7 @@ from typing import Any
 
 from vlsafe.eval.base import Axis
 from vlsafe.report.figures import Chart, looks, new_figure, settle
-from vlsafe.report.points import SAFETY, Estimate, Point, axes_mean, pareto
+from vlsafe.report.points import SAFETY, Estimate, Point, axes_mean, pareto, unsaid
 from vlsafe.report.svg import INK, MUTED, PAPER, SERIES
 
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "p")
@@ -116,6 +116,7 @@ def _draw(found: Sequence[Place], left_out: Sequence[str], name: str, label: str
         f"Mean ASR over the safety axes against {short}; {spread}. Outlined marks and the stepped line: the Pareto front of "
         "the cells, those that no other cell beats on both."
     )
+    caption += unsaid([p.point for p in found])
     if left_out:
         caption += f" Not drawn, since not asked or not there on every benchmark: {_listed(left_out)}."
     return Chart(name, f"Safety against {short}", caption, figure, titles)
