@@ -68,14 +68,14 @@ def test_its_components_are_swept_together_with_ours(swept: Launch) -> None:
     assert {row["benchmark"] for row in rows} == {"mw_direct", "mw_wrapped", "mw_borderline_text", "wrapped_borderline"}
     borderline = [row for row in rows if row["benchmark"] == "wrapped_borderline"]
     assert {(row["axis"], row["metric"], row["n"]) for row in borderline} == {("over_refusal", "refusal_rate", "9")}
-    # base, adapted, two tuned and four merged models, and two judges
-    assert len({row["key"] for row in borderline}) == (1 + 1 + 2 + 4) * 2
+    # unaligned, base, adapted, two tuned and four merged models, and two judges
+    assert len({row["key"] for row in borderline}) == (1 + 1 + 1 + 2 + 4) * 2
 
 
 def test_two_judges_share_the_responses_and_the_plan_shows_it(swept: Launch) -> None:
     shown = swept.run("plan.py", *small(swept)[1:], *GRID)
     assert shown.returncode == 0, shown.stderr
-    assert "8 cells: 1 model, 1 adaptation, 2 safety_tune, 4 merge, 32 generate, 64 judge" in shown.stdout
+    assert "8 cells: 2 model, 1 adaptation, 2 safety_tune, 4 merge, 36 generate, 72 judge" in shown.stdout
     assert "0 to run" in shown.stdout or "nothing to run" in shown.stdout
     assert "pruned › llava › text_sft › breadcrumbs" in shown.stdout
 
@@ -90,8 +90,9 @@ def test_a_sweep_whose_package_is_gone_says_so(swept: Launch, installed: Path, m
 
 
 def test_a_manifest_names_the_package(swept: Launch) -> None:
-    (path,) = swept.outputs.glob("store/model/*/manifest.json")
-    assert '"vlsafe-example": "0.1.0"' in path.read_text()
+    paths = list(swept.outputs.glob("store/model/*/manifest.json"))
+    assert len(paths) == 2
+    assert all('"vlsafe-example": "0.1.0"' in path.read_text() for path in paths)
 
 
 def test_help_lists_its_options_without_a_search_path(installed: Path, launch: Launch) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing.forkserver
 import os
 import random
 import signal
@@ -14,6 +15,7 @@ import pytest
 
 from tests.conftest import TINY, Launch
 from vlsafe.execute.events import EventReader
+from vlsafe.execute.pool import Pool
 from vlsafe.files import read_json
 
 # Enough steps for a kill to land inside each training stage, and a checkpoint after almost each of them.
@@ -43,7 +45,7 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str,
     done = launch.train(*GRID)
     assert done.returncode == 0, done.stdout + done.stderr
     found = contents(launch)
-    assert sum("model.safetensors" in files for files in found.values()) == 6
+    assert sum("model.safetensors" in files for files in found.values()) == 7
     return found
 
 
@@ -147,6 +149,18 @@ def test_ctrl_c_before_anything_runs_is_a_clean_stop(launch: Launch, seconds: fl
     shown = (launch.outputs.parent / "shown.txt").read_text()
     assert "Traceback" not in shown
     assert "error" not in shown
+
+
+def test_ctrl_c_while_the_server_starts_is_not_lost(monkeypatch: pytest.MonkeyPatch) -> None:
+    def starts() -> None:
+        os.kill(os.getpid(), signal.SIGINT)
+        reached.append("started")
+
+    reached: list[str] = []
+    monkeypatch.setattr(multiprocessing.forkserver, "ensure_running", starts)
+    with pytest.raises(KeyboardInterrupt):
+        Pool().warm_up()
+    assert reached == ["started"]
 
 
 def test_the_same_command_twice_at_once_succeeds_twice(launch: Launch, undisturbed: dict[str, dict[str, str]]) -> None:

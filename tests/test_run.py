@@ -76,10 +76,10 @@ def test_asked_again_it_runs_nothing(copied: Launch) -> None:
 def test_the_plan_says_what_exists_and_estimates_the_rest(copied: Launch) -> None:
     shown = copied.plan("safety_tune=none,tiny_sft", "merge=none,ties,linear")
     assert shown.returncode == 0
-    assert "6 cells: 1 model, 1 adaptation, 1 safety_tune, 4 merge" in shown.stdout
+    assert "6 cells: 2 model, 1 adaptation, 1 safety_tune, 4 merge" in shown.stdout
     marks = [line.split()[:2] for line in shown.stdout.splitlines()]
     assert sum(m[:1] == ["→"] for m in marks) == 4  # two merges and their evaluation
-    assert sum(m[:1] == ["✓"] for m in marks) == 10
+    assert sum(m[:1] == ["✓"] for m in marks) == 12
     assert not (copied.outputs / "sweeps" / "safety_tune-none,tiny_sft_merge-none,ties,linear").exists()
 
 

@@ -79,11 +79,10 @@ class Tracked:
             found[id] = path
         return found
 
-    def stage_ids(self) -> dict[str, str]:
-        """The runs of the training stages, by kind."""
+    def stage_ids(self, *kinds: str) -> list[str]:
+        """The runs of the training stages, or of those of some kinds."""
         stages = json.loads((self.sweep / "plan.json").read_text())["stages"]
-        trained = [s for s in stages if s["stage"] in ("model", "adaptation", "safety_tune")]
-        return {s["stage"]: f"{s['stage']}-{s['key']}" for s in trained}
+        return [f"{s['stage']}-{s['key']}" for s in stages if s["stage"] in (kinds or ("model", "adaptation", "safety_tune"))]
 
     def log_of(self, id: str) -> list[dict[str, Any]]:
         kind, _, key = id.rpartition("-")

@@ -13,7 +13,7 @@ import psutil
 from tests.tracking.conftest import GRID, KEY, WANDB, Tracked
 from tests.tracking.loopback import Loopback
 
-LONG = ("safety_tune=none", "merge=none", "sweep=grid", "adaptation.instruct.steps=400", "checkpoint_seconds=0.2")
+LONG = ("safety_tune=none", "merge=none", "sweep=grid", "adaptation.instruct.steps=1000", "checkpoint_seconds=0.2")
 
 
 def at(tracked: Tracked, server: Loopback) -> Tracked:
@@ -32,17 +32,17 @@ def test_a_sweep_is_sent_once_however_often_it_is_asked_for(untracked: Tracked) 
     with Loopback() as server:
         tracked = at(untracked, server)
         done = tracked.train(*GRID, "tracking.project=study")
-        assert f"tracking: 7 runs in {server.url}/someone/study" in done.stdout
+        assert f"tracking: 8 runs in {server.url}/someone/study" in done.stdout
         stages = tracked.stage_ids()
-        cells = [run for id, run in server.runs.items() if id not in stages.values()]
-        assert len(server.runs) == 7
+        cells = [run for id, run in server.runs.items() if id not in stages]
+        assert len(server.runs) == 8
         assert {(run.group, run.project, run.exit_code) for run in server.runs.values()} == {("grid", "study", 0)}
         assert {run.job_type for run in cells} == {"cell"}
         assert {(run.config["safety_tune"], run.config["merge"]) for run in cells} == {
             (tune, merge) for tune in ("none", "tiny_sft") for merge in ("none", "ties")
         }
         assert all("final/asr/mw_direct" in run.summary and "results" in run.summary for run in cells)
-        for id in stages.values():
+        for id in stages:
             assert steps(server, id) == list(range(len(tracked.log_of(id))))
 
         writes = {id: run.inserted for id, run in server.runs.items()}
@@ -51,13 +51,13 @@ def test_a_sweep_is_sent_once_however_often_it_is_asked_for(untracked: Tracked) 
         assert {id: run.inserted for id, run in server.runs.items()} == writes
         (tracked.sweep / "tracking.json").unlink()  # what was sent is forgotten, and the server asked
         assert tracked.dashboard("grid", "sync").returncode == 0
-        assert len(server.runs) == 7
-        for id in stages.values():
+        assert len(server.runs) == 8
+        for id in stages:
             assert steps(server, id) == list(range(len(tracked.log_of(id))))
 
         grown = tracked.train(GRID[0], "merge=linear", GRID[2], "tracking.project=study")
-        assert "tracking: 9 runs" in grown.stdout
-        assert len(server.runs) == 9
+        assert "tracking: 10 runs" in grown.stdout
+        assert len(server.runs) == 10
         assert {run.exit_code for run in server.runs.values()} == {0}
 
         assert not any(KEY.encode() in body for body in server.raw)
@@ -71,7 +71,7 @@ def test_an_offline_run_that_was_synced_or_not_is_not_doubled_online(copied: Tra
         assert tracked.dashboard("grid", "sync").returncode == 0
         assert not tracked.offline()  # else `wandb sync` would add the rows once more
         offline = Tracked(copied.outputs, {"WANDB_BASE_URL": server.url})
-        id = offline.stage_ids()["model"]
+        _, id = offline.stage_ids("model")
         assert offline.dashboard("grid", "sync", "--resend").returncode == 0
         path = offline.offline()[id].parent
         subprocess.run([str(WANDB), "sync", path], env=tracked.environment(), check=True, capture_output=True, timeout=60)
@@ -82,6 +82,7 @@ def test_curves_come_while_a_stage_trains_and_a_stop_loses_and_doubles_nothing(t
     with Loopback() as server:
         tracked = at(Tracked(tmp_path / "outputs"), server)
         tracked.env["WANDB__FILE_STREAM_TRANSMIT_INTERVAL"] = "0.3"  # W&B's client waits 15 s otherwise
+        assert tracked.train("adaptation=none", "safety_tune=none", "tracking=none").returncode == 0  # the models, once
         process = tracked.start(*LONG)
 
         def adaptation() -> list[int]:
@@ -100,7 +101,7 @@ def test_curves_come_while_a_stage_trains_and_a_stop_loses_and_doubles_nothing(t
 
         done = tracked.train(*LONG)
         assert done.returncode == 0, done.stdout + done.stderr
-        id = tracked.stage_ids()["adaptation"]
+        (id,) = tracked.stage_ids("adaptation")
         log = tracked.log_of(id)
         assert len(log) > seen
         assert steps(server, id) == list(range(len(log)))

@@ -30,11 +30,11 @@ def runs(tracked: Tracked) -> dict[str, dict[str, Any]]:
 def test_the_same_runs_are_in_the_local_database_once(untracked: Tracked) -> None:
     trackio = ("tracking=trackio", "tracking.project=study")
     done = untracked.train(*GRID, *trackio)
-    assert "tracking: 7 runs in outputs/trackio" in done.stdout, done.stdout + done.stderr
+    assert "tracking: 8 runs in outputs/trackio" in done.stdout, done.stdout + done.stderr
     assert not (untracked.outputs / "wandb").exists()
     found = runs(untracked)
-    assert len(found) == 7
-    id = untracked.stage_ids()["model"]
+    assert len(found) == 8
+    _, id = untracked.stage_ids("model")
     log = untracked.log_of(id)
     assert [row.get("loss") for row in found[id]["logs"]] == [*(line["loss"] for line in log), None]
     assert found[id]["logs"][-1]["status"] == "done"

@@ -34,11 +34,12 @@ class Pool:
         # "__main__" would run the launch script again in every child: it is loaded once, in the server.
         multiprocessing.set_forkserver_preload(["__main__", *PRELOAD])
         # The server is in the terminal's process group: a Ctrl-C while it imports must not end it before its stages could stop.
-        before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+        # It inherits the mask; here a Ctrl-C that comes meanwhile is only delivered later.
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
         try:
             multiprocessing.forkserver.ensure_running()
         finally:
-            signal.signal(signal.SIGINT, before)
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
 
     def start(self, task: Task, task_path: Path) -> BaseProcess:
         process = self._context.Process(target=child, args=(str(task_path), task.log), name=task.name)

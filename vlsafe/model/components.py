@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Annotated, Any, ClassVar
 
 from vlsafe.errors import ConfigError
@@ -87,7 +87,10 @@ class Microworld(ModelSource):
         return float(self.pretraining.steps)
 
     def unaligned_spec(self) -> dict[str, Any]:
-        return {name: value for name, value in super().unaligned_spec().items() if name != "alignment"}
+        """Without what alignment and subclasses add, so that a variant of the aligned model starts from the same one."""
+        spec = super().unaligned_spec()
+        own = {f.name for f in fields(Microworld)} - {"alignment"}
+        return {"name": "microworld"} | {name: value for name, value in spec.items() if name in own}
 
     def check(self) -> None:
         for width, heads, what in ((self.width, self.heads, ""), (self.tower_width, self.tower_heads, "tower_")):

@@ -62,19 +62,27 @@ class Projection:
         return Records(self.sweep, self.plan, {id: states[id] for id in self.plan.stages}, self.store)
 
     def look(self) -> None:
-        """New steps of the training that goes on, and the runs of what has ended since. Raises `TrackerDown`."""
+        """New steps of the training that goes on, and the runs of what has ended since; while something trains only one of
+        these, since sending a whole run takes seconds and a curve should move. Raises `TrackerDown`."""
         records = self.records()
-        for stage in runs.training_stages(self.plan):
-            if runs.training_id(stage) not in self.settled:
-                log = runs.training_log(self.store, stage)
-                if stage.id in self.there:
-                    self.send(self.training_run(records, stage, log))
-                elif log:
-                    self.extend(self.training_run(records, stage, log))
+        trained = [s for s in runs.training_stages(self.plan) if runs.training_id(s) not in self.settled]
+        training = False
+        for stage in trained:
+            log = [] if stage.id in self.there else runs.training_log(self.store, stage)
+            if log:
+                self.extend(self.training_run(records, stage, log))
+                training = True
+        for stage in trained:
+            if stage.id in self.there:
+                self.send(self.training_run(records, stage, runs.training_log(self.store, stage)))
+                if training:
+                    return
         for planned in self.plan.cells:
             done = cell_status(planned, records.states) == "done"
             if done and runs.cell_id(self.sweep, planned) not in self.settled:
                 self.send(self.cell_run(records, planned))
+                if training:
+                    return
 
     def finish(self) -> bool:
         """Everything that is known by now, every run finished. False where another command still holds some of the runs."""

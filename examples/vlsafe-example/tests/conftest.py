@@ -19,5 +19,7 @@ def pruned(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("pruned")
     small = {"width": 16, "layers": 2, "heads": 2, "feed_forward": 32, "tower_width": 16, "tower_layers": 1, "tower_heads": 2}
     model = Pruned(pretraining=FEW, alignment=FEW, tower=TowerTraining(2, 8, 1e-3), share=0.25, **small)
-    model.build(StageContext(folder / "out", folder / "work", execution=Execution(device="cpu")))
+    where = Execution(device="cpu")
+    model.build_unaligned(StageContext(folder / "unaligned", folder / "unaligned-work", execution=where))
+    model.build(StageContext(folder / "out", folder / "work", {"model": folder / "unaligned"}, where))
     return folder / "out"
