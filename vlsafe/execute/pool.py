@@ -8,6 +8,7 @@ from __future__ import annotations
 import multiprocessing
 import multiprocessing.connection
 import multiprocessing.forkserver
+import multiprocessing.resource_tracker
 import os
 import signal
 import sys
@@ -34,7 +35,9 @@ class Pool:
         # "__main__" would run the launch script again in every child: it is loaded once, in the server.
         multiprocessing.set_forkserver_preload(["__main__", *PRELOAD])
         # The server is in the terminal's process group: a Ctrl-C while it imports must not end it before its stages could stop.
-        # It inherits the mask; here a Ctrl-C that comes meanwhile is only delivered later.
+        # It inherits the mask; here a Ctrl-C that comes meanwhile is only delivered later. The resource tracker, which the
+        # server starts where there is none, would lift the mask.
+        multiprocessing.resource_tracker.ensure_running()
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
         try:
             multiprocessing.forkserver.ensure_running()
