@@ -67,3 +67,15 @@ def test_a_sweep_with_checkpoints(launch: Launch) -> None:
     rows = [r for r in csv.DictReader((folder / "results.csv").open()) if r["role"] == "adapted"]
     assert {r["step"] for r in rows} == {"", "0", "2", "4"}
     assert not list((launch.outputs / "store" / ".scratch").iterdir())
+    links = {p.name for p in (folder / "cells" / cell["cell"]).iterdir() if p.name.startswith("adapted")}
+    assert links == {"adapted", "adapted-step-0", "adapted-step-2", "adapted-step-4"}
+
+    # Asked without, the sweep keeps what it has.
+    assert launch.train(*command).returncode == 0
+    assert rows == [r for r in csv.DictReader((folder / "results.csv").open()) if r["role"] == "adapted"]
+
+
+def test_one_command_keeps_one_number_of_checkpoints(launch: Launch) -> None:
+    refused = launch.train("adaptation.checkpoints=1,2")
+    assert refused.returncode == 2
+    assert "adaptation.checkpoints: one command has one value of it" in refused.stderr

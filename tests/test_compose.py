@@ -23,7 +23,15 @@ def test_a_rule_leaves_out_what_has_one_of_the_values_of_each_setting() -> None:
     assert without(JOBS, []) == JOBS
     assert without(JOBS, ["safety_tune=dpo,kto safety_tune.order=joint"]) == JOBS[:2]
     assert without(JOBS, ["safety_tune.order=joint"]) == JOBS[:1]
-    assert without(JOBS, ["merge=ties safety_tune.order=joint"]) == JOBS
+    assert without([["merge.t=0.050"], ["merge.t=0.5"], ["merge.t=null"]], ["merge.t=0.05"]) == [
+        ["merge.t=0.5"],
+        ["merge.t=null"],
+    ]
+
+
+def test_a_rule_about_what_no_override_sets_is_an_error() -> None:
+    with pytest.raises(ConfigError, match="no override sets safety_tun; did you mean 'safety_tune'"):
+        without(JOBS, ["safety_tun=sft"])
 
 
 @pytest.mark.parametrize("rule", ["", "safety_tune", "safety_tune="])

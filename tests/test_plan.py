@@ -155,6 +155,15 @@ def test_another_alignment_starts_from_the_same_unaligned_model(grid: Grid) -> N
     assert before["base"] != after["base"]
 
 
+@pytest.mark.parametrize("setting", ["data.planted=0.3", "data.replay=0.3"])
+def test_rows_of_the_adaptation_alone_move_no_key_of_a_tuning_before_it(grid: Grid, setting: str) -> None:
+    def tuned(order: str, *more: str) -> str:
+        return make_plan(grid(f"safety_tune.order={order}", *more)).cells[0].roles["tuned"]
+
+    assert tuned("before") == tuned("before", setting)
+    assert tuned("joint") != tuned("joint", setting)
+
+
 def test_what_a_stage_does_not_read_moves_no_key(grid: Grid) -> None:
     before, after = make_plan(grid()), make_plan(grid("data.borderline=0.5"))
     for kind, same in (("adaptation", True), ("safety_tune", False)):

@@ -131,7 +131,7 @@ def run(action: Action, grid: Grid) -> int:
     settings = cells[0].run
     name = settings.sweep or default_name(grid.overrides)
     check_name(name)
-    check_not_swept(grid.swept)
+    check_not_swept(grid.swept, cells)
     folder = Path(settings.outputs).absolute() / "sweeps" / name
     store = Store(Path(settings.store))
     if action == "plan":
@@ -151,10 +151,18 @@ def run(action: Action, grid: Grid) -> int:
         return execute(sweep, plan, found, store, settings, console, began)
 
 
-def check_not_swept(swept: Sequence[str]) -> None:
+def check_not_swept(swept: Sequence[str], cells: Sequence[Cell]) -> None:
     """Raises `ConfigError` for a swept setting that says where or how: one command has one of each."""
+    aside = {
+        f"{group}.{f.name}"
+        for cell in cells
+        for group, component in cell.components.items()
+        for f in fields(component)
+        if f.metadata.get("execution")
+    }
     for name in swept:
-        if name in {f.name for f in fields(RunSettings)} - {"seed"} or name.partition(".")[0] == "tracking":
+        how = name in {f.name for f in fields(RunSettings)} - {"seed"} or name in aside
+        if how or name.partition(".")[0] == "tracking":
             raise ConfigError(f"{name}: one command has one value of it; only what changes results can be swept")
 
 

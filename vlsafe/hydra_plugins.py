@@ -31,6 +31,7 @@ from omegaconf import DictConfig
 
 from vlsafe.errors import ConfigError
 from vlsafe.plugins import conf_folders
+from vlsafe.settings import closest
 
 ALIAS = "hydra_plugins.vlsafe"
 
@@ -81,22 +82,37 @@ class GridSweeper(Sweeper):
 
 def without(batch: Sequence[Sequence[str]], exclude: Sequence[str]) -> list[Sequence[str]]:
     """The jobs that no rule leaves out. `safety_tune=dpo,kto safety_tune.order=joint` leaves out those that have one of the
-    values of each setting it names. Raises `ConfigError` for a rule that can't be read, and where nothing is left."""
+    values of each setting it names. Raises `ConfigError` for a rule that can't be read
+    or names what no job sets, and where nothing is left."""
     jobs = [dict(override.lstrip("+").partition("=")[::2] for override in job) for job in batch]
     rules = []
     for text in exclude:
         rule = {name: values.split(",") for name, _, values in (part.partition("=") for part in text.split())}
         if not rule or [""] in rule.values():
             raise ConfigError(f"hydra.sweeper.exclude: '{text}' is no rule; write SETTING=VALUE[,VALUE...] [SETTING=...]")
+        for name in rule:
+            if not any(name in values for values in jobs):
+                known = list(dict.fromkeys(key for values in jobs for key in values))
+                raise ConfigError(f"hydra.sweeper.exclude: '{text}': no override sets {name}; {closest(name, known)}")
         rules.append(rule)
     kept = [
         job
         for job, values in zip(batch, jobs, strict=True)
-        if not any(all(values.get(name) in allowed for name, allowed in rule.items()) for rule in rules)
+        if not any(all(same_value(values.get(name), allowed) for name, allowed in rule.items()) for rule in rules)
     ]
     if not kept:
         raise ConfigError("the grid is empty: hydra.sweeper.exclude leaves no cell")
     return kept
+
+
+def same_value(value: str | None, allowed: Sequence[str]) -> bool:
+    """Whether a value is one of those, as text or as a number (`0.05` is `0.050`)."""
+    if value is None or value in allowed:
+        return value is not None
+    try:
+        return float(value) in [float(a) for a in allowed if re.fullmatch(r"[-+.\deE]+", a)]
+    except ValueError:
+        return False
 
 
 class LocalLauncher(Launcher):

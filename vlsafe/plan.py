@@ -195,7 +195,7 @@ def _plan_role(plan: Plan, cell: Cell, name: str, parents: Mapping[str, str]) ->
     if role.stage == "safety_tune":
         groups["safety_tune"] = tuning
     spec = {group: spec_of(component) for group, component in groups.items()} | data.fingerprints()
-    spec["data"] = data.spec_for(role.stage)
+    spec["data"] = data.spec_for(role.stage, role.joint)
     if "adaptation" in groups:
         spec |= adaptation.filter_spec()
     settings = {group: settings_of(component) for group, component in groups.items()}

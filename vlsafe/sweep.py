@@ -101,7 +101,11 @@ def open_sweep(folder: Path, name: str, cells: Sequence[Cell], swept: Sequence[s
         axes = list(dict.fromkeys([*record["axes"], *axes]))
         varying |= set(record["varying"])
         check_same_base(name, old, cells, varying)
-    unique = {identity(cell): cell for cell in [*old, *cells]}  # a cell asked for again keeps its place and runs as asked now
+    unique: dict[str, Cell] = {}  # a cell asked for again keeps its place and runs as asked now
+    for cell in [*old, *cells]:
+        there = unique.get(identity(cell))
+        if there is None or not snapshots(there) or snapshots(cell):  # but results that it has are not dropped
+            unique[identity(cell)] = cell
     return Sweep(name, folder, tuple(unique.values()), tuple(axes), tuple(sorted(varying)))
 
 
@@ -156,6 +160,10 @@ def load_sweep(folder: Path) -> Sweep:
         )
     record = read_record(folder)
     return Sweep(record["name"], folder, tuple(recorded_cells(folder, record)), tuple(record["axes"]), tuple(record["varying"]))
+
+
+def snapshots(cell: Cell) -> bool:
+    return bool(cell.components["adaptation"].snapshots())
 
 
 def identity(cell: Cell) -> str:

@@ -194,6 +194,25 @@ def test_curves_end_with_the_finished_model_and_take_shared_ones_once(tmp_path: 
     assert curves(score(sweep(tmp_path / "plain"))) == {}
 
 
+def test_every_adaptation_has_a_curve_of_its_own(tmp_path: Path) -> None:
+    final = small(tmp_path / "store", tunes=("none",), swept={"adaptation.seed": (0, 1), "adaptation.instruct.steps": (4, 8)})
+    final = [replace(r, key=f"{r.key}{r.swept}", last_step=r.swept["adaptation.instruct.steps"]) for r in final]
+    kept = [replace(r, step=2, final=False, key=f"{r.key}@2") for r in final if r.role == "adapted"]
+    own = curves(score([*final, *kept]))["text_safety"]
+    assert [(c.adaptation, len(c.seeds), c.end) for c in own] == [("steps 4", 2, 4), ("steps 8", 2, 8)]
+    assert all(set(run) == {2, None} for c in own for run in c.seeds)
+    before = [
+        replace(r, choices={**r.choices, "order": "before", "safety_tune": "dpo"}, key=f"{r.key}b") for r in [*final, *kept]
+    ]
+    assert len(curves(score([*final, *kept, *before]))["text_safety"]) == 4
+
+
+def test_seeds_that_come_to_one_model_are_one(tmp_path: Path) -> None:
+    results = [r for r in small(tmp_path / "store", tunes=("none",), seeds=(0, 1)) if r.role == "base"]
+    (point,) = points(score([replace(r, final=True) for r in results]))
+    assert len(point.models) == 1
+
+
 def test_all_rows_are_embedded_or_the_same_items_of_every_model(tmp_path: Path) -> None:
     source = source_of(sweep(tmp_path / "store"), tmp_path)
     whole = embed(source)

@@ -39,7 +39,7 @@ def test_no_setting_of_tracking_is_in_a_key_or_makes_another_cell(grid: Grid, tm
 def test_one_command_has_one_tracking() -> None:
     for name in ("tracking", "tracking.project"):
         with pytest.raises(ConfigError, match="one command has one value of it"):
-            check_not_swept(["merge", name])
+            check_not_swept(["merge", name], [])
 
 
 def test_wandb_is_the_default_and_its_settings_are_checked(grid: Grid) -> None:

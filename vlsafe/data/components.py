@@ -40,9 +40,10 @@ class MicroworldData(TrainingData):
     def check_model(self, model: Component) -> None:
         check_world("data", self.world, model)
 
-    def spec_for(self, stage: str) -> dict[str, Any]:
-        spec = super().spec_for(stage)
-        return {k: v for k, v in spec.items() if k != "borderline"} if stage == "adaptation" else spec
+    def spec_for(self, stage: str, joint: bool = False) -> dict[str, Any]:
+        spec = super().spec_for(stage, joint)
+        unused = () if joint else ("borderline",) if stage == "adaptation" else ("planted", "replay")
+        return {name: value for name, value in spec.items() if name not in unused}
 
     def supervised(self, purpose: Literal["projector", "instruct", "safety"], n: int, seed: int) -> Sequence[SupervisedRow]:
         from vlsafe.microworld import mixtures

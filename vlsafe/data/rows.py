@@ -52,8 +52,9 @@ class TrainingData(Component):
     def check_model(self, model: Component) -> None:
         """Raises `ConfigError` where these rows make no sense for this model: found when cells are composed."""
 
-    def spec_for(self, stage: str) -> dict[str, Any]:
-        """The settings that change the rows of an `adaptation` or a `safety_tune` stage: the part of the key that is theirs."""
+    def spec_for(self, stage: str, joint: bool = False) -> dict[str, Any]:
+        """The settings that change the rows of an `adaptation` or a `safety_tune` stage (`joint`: of both at once): the part of
+        the key that is theirs."""
         spec: dict[str, Any] = spec_of(self)
         return spec
 

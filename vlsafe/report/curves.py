@@ -8,9 +8,10 @@ from typing import Any, get_args
 
 from vlsafe.eval.base import Axis
 from vlsafe.eval.metrics import BETTER, headline
+from vlsafe.report.aggregate import Setting, making, seeds
 from vlsafe.report.figures import Chart, looks, new_figure, settle
 from vlsafe.report.grid import AXIS_TITLES, METRIC_TITLES
-from vlsafe.report.points import Estimate, estimate_of, judge, mean_over_seeds, value, varied_settings
+from vlsafe.report.points import Estimate, estimate_of, judge, mean_over_seeds, part_of
 from vlsafe.report.results import Scored
 from vlsafe.report.svg import SERIES
 from vlsafe.report.text import printable
@@ -25,8 +26,9 @@ class Curve:
     """One benchmark during one adaptation; `seeds` has one run of (step, estimate) for each seed, the end last."""
 
     benchmark: str
-    adaptation: str
+    adaptation: str  # and whatever else tells it from others: what it was tuned by before, ...
     seeds: tuple[Mapping[int | None, Estimate], ...]
+    end: int | None = None  # at which step the finished model lies
 
     def mean(self) -> dict[int | None, Estimate]:
         steps = dict.fromkeys(step for run in self.seeds for step in run)
@@ -38,23 +40,24 @@ def curves(scored: Iterable[Scored]) -> dict[Axis, list[Curve]]:
     adapted = [s for s in scored if s.result.role == "adapted"]
     kept = {s.result.cell for s in adapted if s.result.step is not None}
     adapted = [s for s in adapted if s.result.cell in kept]
-    names = [n for n in varied_settings([s.result for s in adapted]) if n not in ("safety_tune", "merge", "order", "judge")]
-    names = [n for n in names if n.partition(".")[0] not in ("safety_tune", "merge")]
-    seen: set[tuple[str, str, int | None]] = set()
-    runs: dict[tuple[Axis, str, str], dict[str, dict[int | None, Estimate]]] = {}
+    made_by = [dict(making(s.result)) for s in adapted]
+    names = [n for n in dict.fromkeys(n for made in made_by for n in made) if len({made.get(n) for made in made_by}) > 1]
+    runs: dict[tuple[Axis, str, str], dict[tuple[Setting, ...], dict[int | None, Estimate]]] = {}
+    ends: dict[tuple[Axis, str, str], int | None] = {}
     several = len({judge(s.result) for s in adapted}) > 1
     for s in adapted:
         r = s.result
         estimate = estimate_of(s.headline)
-        if estimate is None or (r.benchmark, r.key, r.step) in seen:
+        if estimate is None:
             continue
-        seen.add((r.benchmark, r.key, r.step))
-        name = " · ".join([v for n in names if (v := value(r, n))] + ([judge(r)] if several else []))
-        seed = str(r.choices.get("seed"))
-        runs.setdefault((r.axis, r.benchmark, name), {}).setdefault(seed, {})[r.step] = estimate
+        made = dict(making(r))
+        parts = [part_of(n, made[n]) for n in names if n in made]
+        at = (r.axis, r.benchmark, " · ".join(parts + ([judge(r)] if several else [])))
+        runs.setdefault(at, {}).setdefault(seeds(r), {})[r.step] = estimate
+        ends[at] = r.last_step
     found: dict[Axis, list[Curve]] = {}
     for axis in get_args(Axis):
-        own = [Curve(b, name, tuple(by_seed.values())) for (a, b, name), by_seed in runs.items() if a == axis]
+        own = [Curve(at[1], at[2], tuple(by_seed.values()), ends[at]) for at, by_seed in runs.items() if at[0] == axis]
         if own:
             found[axis] = own
     return found
@@ -75,13 +78,15 @@ def _draw(axis: Axis, own: Sequence[Curve]) -> Chart:
     adaptations = list(dict.fromkeys(c.adaptation for c in own))
     numbers = sorted({s for c in own for run in c.seeds for s in run if s is not None})
     gap = numbers[-1] - numbers[-2] if len(numbers) > 1 else max(numbers[-1], 1)
-    end = numbers[-1] + gap  # how many steps the finished model had stands in no record; it comes after the last
+    after = numbers[-1] + gap  # where it is not known how many steps the finished model had
+    ends = {curve.end or after for curve in own if any(None in run for run in curve.seeds)}
     titles: dict[str, str] = {}
     metric = headline(axis)
     better = BETTER[metric]
     with looks():
         figure, axes = new_figure(4.2, 3.1)
         for i, curve in enumerate(own):
+            end = curve.end or after
             look = {"color": SERIES[benchmarks.index(curve.benchmark) % len(SERIES)]}
             style = STYLES[adaptations.index(curve.adaptation) % len(STYLES)]
             if len(curve.seeds) > 1:
@@ -98,9 +103,9 @@ def _draw(axis: Axis, own: Sequence[Curve]) -> Chart:
                 axes.plot([x, x], [e.low, e.high], linewidth=0.9, alpha=0.5, zorder=2, **look)
                 axes.plot([x], [e.value], marker, markersize=4, zorder=4, gid=f"c{i}s{j}", **look)
                 titles[f"c{i}s{j}"] = f"{label}\n{'the finished model' if step is None else f'step {step}'}: {e}"
-        ended = any(None in run for c in own for run in c.seeds)
-        shown = numbers[:: max(1, len(numbers) // 5)]
-        axes.set_xticks([*shown, *([end] if ended else [])], [*map(str, shown), *(["end"] if ended else [])])
+        shown = [n for n in numbers[:: max(1, len(numbers) // 5)] if n not in ends]
+        said = ["end"] if len(ends) == 1 else [f"{end}, end" for end in sorted(ends)]
+        axes.set_xticks([*shown, *sorted(ends)], [*map(str, shown), *said])
         axes.set_ylim(-0.03, 1.03)
         axes.set_xlabel("step of adaptation")
         axes.set_ylabel(f"{METRIC_TITLES[metric]} ({'less' if better == 'lower' else 'more'} is better)")
@@ -108,5 +113,5 @@ def _draw(axis: Axis, own: Sequence[Curve]) -> Chart:
         settle(figure)
     several = any(len(c.seeds) > 1 for c in own)
     caption = "Means over seeds ± standard deviation, thin lines single seeds." if several else "Bars are 95 % intervals."
-    caption += " The last point is the finished model." if ended else ""
+    caption += " The last point is the finished model." if ends else ""
     return Chart(f"adaptation_{axis}", f"{AXIS_TITLES[axis].capitalize()} during adaptation", caption, figure, titles)

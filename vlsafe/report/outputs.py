@@ -6,7 +6,7 @@ import contextlib
 import json
 import os
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -79,14 +79,18 @@ def write_cells(sweep: Sweep, plan: Plan, states: Mapping[str, str], store: Stor
         }
         lines.append(json.dumps(line, ensure_ascii=False))
         folder = sweep.folder / "cells" / name
+        wanted: set[Path] = set()
         models = {**cell.roles, **{f"adapted-step-{step}": id for step, id in cell.snapshots.items()}}
         for role, id in models.items():
+            wanted.add(folder / role)
             link(folder / role, store.root / id, there=states[id] in THERE)
         for e in cell.evaluations:
             responses = plan.stages[e.stage].parents["responses"]
             asked = f"{e.role}-{e.benchmark}" if e.step is None else f"{e.role}-step-{e.step}-{e.benchmark}"
+            wanted |= {folder / "responses" / asked, folder / "labels" / f"{asked}-{e.judge}"}
             link(folder / "responses" / asked, store.root / responses, there=states[responses] in THERE)
             link(folder / "labels" / f"{asked}-{e.judge}", store.root / e.stage, there=states[e.stage] in THERE)
+        remove_links(folder, wanted)
     write_atomic(sweep.folder / "cells.jsonl", "".join(line + "\n" for line in lines))
     named = {sweep.cell_name(cell.cell) for cell in plan.cells}
     with contextlib.suppress(FileNotFoundError):
@@ -95,14 +99,15 @@ def write_cells(sweep: Sweep, plan: Plan, states: Mapping[str, str], store: Stor
                 remove_links(folder)
 
 
-def remove_links(folder: Path) -> None:
-    """Symbolic links below `folder`, then folders that are empty: a real file and the folders above it stay."""
+def remove_links(folder: Path, wanted: Collection[Path] = ()) -> None:
+    """Symbolic links below `folder` but those `wanted`, then empty folders: a real file and the folders above it stay."""
     with contextlib.suppress(OSError):  # of rmdir, where something stays, or where another command was quicker
         for path in list(folder.iterdir()):
             if path.is_symlink():
-                path.unlink(missing_ok=True)
+                if path not in wanted:
+                    path.unlink(missing_ok=True)
             elif path.is_dir():
-                remove_links(path)
+                remove_links(path, wanted)
         folder.rmdir()
 
 
@@ -134,6 +139,7 @@ def cell_results(sweep: Sweep, plan: Plan, states: Mapping[str, str], store: Sto
             results.append(
                 CellResult(
                     sweep=sweep.name, cell=sweep.cell_name(cell), role=e.role, step=e.step,
+                    last_step=cell.components["adaptation"].last_step if e.role == "adapted" else None,
                     final=e.role == planned.final and e.step is None,
                     choices={**choices, "order": cell.order, "seed": cell.seed}, status=status, axis=e.axis,
                     benchmark=e.benchmark, judge=e.judge, judge_version=e.judge_version, key=stage.key,

@@ -60,7 +60,7 @@ class Point:
     def label(self) -> str:
         """`sft + ties`, `untuned`, `base`."""
         said = {name: value for name, value in self.settings.items() if self.usual.get(name) != value}
-        parts = [_part(name, value) for name, value in said.items() if not (name == "merge" and value == "none")]
+        parts = [part_of(name, value) for name, value in said.items() if not (name == "merge" and value == "none")]
         if not self.final:
             parts = [self.role, *(p for p in parts if p not in NOTHING.values())]
         elif not parts:
@@ -140,7 +140,9 @@ def points(scored: Iterable[Scored]) -> list[Point]:
     for row in [*ordered, *cells]:
         r = row[0].result
         settings = {n: v for n in varied if (v := value(r, n)) and (r.final or shapes(r.role, r.choices.get("order"), n))}
-        grouped.setdefault((r.role, r.final, r.collapsed, tuple(settings.items())), []).append(row)
+        alike = grouped.setdefault((r.role, r.final, r.collapsed, tuple(settings.items())), [])
+        if _identity(row) not in map(_identity, alike):  # seeds that come to one model are one
+            alike.append(row)
     return [
         Point(
             printable(role),
@@ -198,7 +200,8 @@ def pareto(places: Sequence[tuple[float, float]]) -> list[int]:
     return front
 
 
-def _part(name: str, value: str) -> str:
+def part_of(name: str, value: str) -> str:
+    """How a chart's name says one setting: `sft`, `untuned`, `planted 0.05`."""
     if value == "none" and name in NOTHING:
         return NOTHING[name]
     return value if name in CHOICES or name == "judge" else f"{printable(name.rpartition('.')[2])} {value}"

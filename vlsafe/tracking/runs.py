@@ -113,13 +113,16 @@ def summary_of(done: Iterable[Scored], final: str) -> dict[str, float]:
 
 
 def during_adaptation(done: Iterable[Scored]) -> list[dict[str, Any]]:
-    """One row for each checkpoint that was evaluated, by its step."""
+    """One row for each checkpoint that was evaluated, by its step; the finished model's at the adaptation's last."""
+    records = list(done)
+    kept = {s.result.role for s in records if s.result.step is not None}
     curve: dict[int, dict[str, Any]] = {}
-    for scored in done:
+    for scored in records:
         r = scored.result
-        for metric in scored.metrics if r.step is not None else ():
-            if metric.value is not None:
-                curve.setdefault(r.step, {})[f"{r.role}/{metric.name}/{r.benchmark}"] = metric.value  # type: ignore[arg-type]
+        step = r.step if r.step is not None else r.last_step
+        for metric in scored.metrics if r.role in kept else ():
+            if metric.value is not None and step is not None:
+                curve.setdefault(step, {})[f"{r.role}/{metric.name}/{r.benchmark}"] = metric.value
     return [{CURVE_AXIS: step, **curve[step]} for step in sorted(curve)]
 
 

@@ -21,7 +21,7 @@ from vlsafe.lock import Lease
 from vlsafe.tracking.base import Destination, Tracking
 
 FILE = "tracking.json"
-VERSION = 1  # raise it when the same records make other runs
+VERSION = 2  # raise it when the same records make other runs
 RECORDS = ("results.csv", "cells.jsonl")  # they name every artifact by its key, and what failed
 
 

@@ -118,7 +118,7 @@ def workspace(sweep: Sweep, what: Shown, entity: str, project: str) -> Any:
     sections = [ws.Section(name=name, panels=drawn, is_open=True) for name, drawn in panels(what).items()]
     return ws.Workspace(
         entity=entity, project=project, name=f"vlsafe {sweep.name}", sections=sections, auto_generate_panels=False,
-        settings=ws.WorkspaceSettings(max_runs=100),
+        settings=ws.WorkspaceSettings(max_runs=1000),
         runset_settings=ws.RunsetSettings(filters=[ws.Tags().isin([tag(sweep.name)])], pinned_columns=columns(what)),
     )  # fmt: skip
 

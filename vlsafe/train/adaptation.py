@@ -42,6 +42,11 @@ class Adaptation(Component):
 
         return filter_spec(self.filter)
 
+    @property
+    def last_step(self) -> int | None:
+        """How many steps the last phase has, which `snapshots` count; None where that isn't known."""
+        return None
+
     def snapshots(self) -> dict[int, int]:
         """Intermediate models to keep: step of the last phase → training steps until then, those of all phases."""
         return {}
@@ -85,6 +90,10 @@ class Llava(Adaptation):
     def check(self) -> None:
         super().check()
         check_checkpoints(self.checkpoints, self.instruct.steps)
+
+    @property
+    def last_step(self) -> int | None:
+        return self.instruct.steps
 
     def snapshots(self) -> dict[int, int]:
         """Evenly spaced over the second stage: the first has a trained projector and the language model as it was."""

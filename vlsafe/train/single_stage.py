@@ -41,6 +41,10 @@ class SingleStage(Adaptation):
         super().check()
         check_checkpoints(self.checkpoints, self.optimization.steps - 1)
 
+    @property
+    def last_step(self) -> int | None:
+        return self.optimization.steps
+
     def snapshots(self) -> dict[int, int]:
         """Evenly spaced, without the beginning: the projector is untrained there."""
         steps = evenly(self.checkpoints + 1, self.optimization.steps)[1:]
