@@ -31,7 +31,7 @@ browser: ## Install Debian's chromium, which the report's tests open pages with 
 demo: setup ## Run the study on the microworld: adaptation x safety tuning x merging, its table and its report
 	$(BIN)/python launch/train.py -m +experiment=demo
 
-findings: setup ## Judge the study's findings on the microworld: three seeds, a control world, docs/findings.md (about half an hour)
+findings: setup ## Judge the study's findings on the microworld: three seeds, a control world, docs/findings.md (about 40 minutes)
 	$(BIN)/python launch/train.py +experiment=findings_control
 	$(BIN)/python launch/train.py +experiment=findings
 	$(BIN)/python -m vlsafe.report.findings findings findings_control --write docs/findings.md

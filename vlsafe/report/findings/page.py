@@ -254,6 +254,8 @@ def _limits(study: Study) -> str:
     return f"""\
 - One made-up world with made-up words, in which harm is a rule: it shows what the methods do to such a rule, and not how large
   an effect is in a large model.
+- The recipes were searched for in this world and on some of these seeds, for speed, helpfulness and clear directions, not for
+  any verdict on merging ([microworld.md](microworld.md)).
 - Several items of a benchmark share a (verb, noun) pair, so intervals are somewhat too narrow.
 - {seeds} seed{"s" if seeds != 1 else ""} of adaptation and tuning{f", on {models}" if models else ""}.
 - Several claims are tested, and nothing is corrected for their number.
