@@ -91,8 +91,8 @@ class Tracking(Component):
 
     def destination(self, outputs: Path) -> Destination | None:
         """None where nothing is to be tracked."""
-        raise NotImplementedError
+        raise TypeError(f"{type(self).__name__} is abstract")
 
     def tracker(self, outputs: Path) -> Tracker:
         """Imports the tracker's package: called in the tracking process only."""
-        raise NotImplementedError
+        raise TypeError(f"{type(self).__name__} is abstract")

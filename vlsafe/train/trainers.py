@@ -188,7 +188,7 @@ class Compared(Exact):
 
     def reference(self, inputs: Any) -> tuple[Any, Any]:
         """The log-probabilities of a batch for each of `reference_columns`."""
-        raise NotImplementedError
+        raise TypeError(f"{type(self).__name__} is abstract")
 
     def _precompute_ref_logps(self, dataset: Any, name: str, batch_size: int) -> Any:
         use_light_head(self.model)
