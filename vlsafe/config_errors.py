@@ -63,8 +63,9 @@ def unknown_setting(path: str) -> str:
         options = {f.name for name in registry.names(group) for f in dataclasses.fields(registry.get(group, name))}  # type: ignore[arg-type]
     except VlsafeError:
         options = set()
-    name = rest.partition(".")[0]
+    name, _, inner = rest.partition(".")
     if name in options:
         owners = [n for n in registry.names(group) if name in {f.name for f in dataclasses.fields(registry.get(group, n))}]  # type: ignore[arg-type]
-        return f"the chosen {group} has no setting '{rest}' (it belongs to {', '.join(owners)})"
+        whole = f"; where {name} is null, set all of it: {group}.{name}={{...}}" if inner else ""
+        return f"the chosen {group} has no setting '{rest}' (it belongs to {', '.join(owners)}){whole}"
     return f"unknown setting; {closest(name, sorted(options))}"
