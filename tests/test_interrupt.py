@@ -8,6 +8,7 @@ import random
 import signal
 import subprocess
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
@@ -47,6 +48,15 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str,
     found = contents(launch)
     assert sum("model.safetensors" in files for files in found.values()) == 7
     return found
+
+
+@pytest.fixture(autouse=True)
+def ctrl_c_is_heard() -> Iterator[None]:
+    """Also where the tests were started with SIGINT ignored, as a shell does for what it runs in the background: children
+    would ignore it too."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 def start(launch: Launch, *overrides: str) -> subprocess.Popen[bytes]:
