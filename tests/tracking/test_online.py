@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -85,15 +86,26 @@ def test_curves_come_while_a_stage_trains_and_a_stop_loses_and_doubles_nothing(t
         assert tracked.train("adaptation=none", "safety_tune=none", "tracking=none").returncode == 0  # the models, once
         process = tracked.start(*LONG)
 
+        training = tracked.outputs / "store" / ".scratch"
+
         def adaptation() -> list[int]:
             return next((steps(server, id) for id in server.runs if id.startswith("adaptation-")), [])
 
         deadline = time.monotonic() + 100
+        worker: int | None = None
         while len(adaptation()) < 20 and process.poll() is None and time.monotonic() < deadline:
-            time.sleep(0.05)
+            if worker is None and any(
+                log.read_text().count("\n") >= 20 for log in training.glob("*/work/1-instruct/log.jsonl")
+            ):
+                # Held there, so that it can't be through before the tracker has told what it saw.
+                worker = json.loads(next(training.parent.glob(".locks/adaptation-*.json")).read_text())["pid"]
+                os.kill(worker, signal.SIGSTOP)
+            time.sleep(0.02)
         assert process.poll() is None, (tmp_path / "shown.txt").read_text()
         assert len(adaptation()) >= 20
+        assert worker is not None
         os.killpg(process.pid, signal.SIGINT)
+        os.kill(worker, signal.SIGCONT)
         assert process.wait(timeout=60) == 130
         stopped = next(run for id, run in server.runs.items() if id.startswith("adaptation-"))
         assert (stopped.exit_code, stopped.summary["status"]) == (1, "interrupted")
