@@ -37,6 +37,11 @@ class Stage:
         return f"{self.kind}/{self.key}"
 
     @property
+    def training_key(self) -> str:
+        """The key of the training that makes it: a snapshot's is not its own."""
+        return self.training or self.key
+
+    @property
     def version(self) -> int:
         return SCHEMA_VERSIONS[self.kind]
 

@@ -84,7 +84,7 @@ def on_the_way(plan: Plan, id: str, to_run: Collection[str]) -> bool:
     """Whether a stage is a snapshot of a training that will run beyond it, so that it costs next to nothing of its own."""
     stage = plan.stages[id]
     return stage.step is not None and any(
-        (other.training or other.key) == stage.training and (other.step is None or other.step > stage.step)
+        other.training_key == stage.training and (other.step is None or other.step > stage.step)
         for other in map(plan.stages.__getitem__, to_run)
     )
 

@@ -71,7 +71,7 @@ def group_stages(plan: Plan, to_run: Collection[str]) -> list[tuple[str, ...]]:
     groups: dict[str, list[str]] = {}
     for id, stage in plan.stages.items():
         if id in to_run:
-            trained = f"{stage.kind}/{stage.training or stage.key}"
+            trained = f"{stage.kind}/{stage.training_key}"
             groups.setdefault(evaluated_model(plan, stage) or trained, []).append(id)
     return [tuple(sorted(group, key=lambda id: last_step(plan.stages[id]))) for group in groups.values()]
 
