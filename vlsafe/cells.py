@@ -35,6 +35,9 @@ class RunSettings:
     checkpoint_seconds: PositiveFloat = 20.0
     device: Literal["auto", "cpu", "cuda"] = "auto"
     live: bool = True  # a live view where there is a terminal
+    num_processes: PositiveInt | None = None  # of a training stage, over all nodes; by default 1, or all GPUs with deepspeed
+    num_nodes: PositiveInt = 1
+    micro_batch_size: PositiveInt | None = None  # rows that a process takes at once; by default its share of the global batch
 
 
 @dataclass(frozen=True)

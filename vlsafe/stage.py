@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from vlsafe.ranks import ALONE, Ranks
+
 STAGE_KINDS = ("model", "adaptation", "safety_tune", "merge", "generate", "judge")
 TRAINING_KINDS = ("model", "adaptation", "safety_tune")
 
@@ -18,9 +20,13 @@ TRAINING_KINDS = ("model", "adaptation", "safety_tune")
 class Execution:
     """How a stage runs; never part of its key, always part of its manifest."""
 
-    threads: int = 1  # CPU threads of this process
+    threads: int = 1  # CPU threads of each process
     device: Literal["auto", "cpu", "cuda"] = "auto"
     checkpoint_seconds: float = 20.0  # least time between two training checkpoints
+    num_processes: int = 1  # ranks, over all nodes
+    num_nodes: int = 1
+    micro_batch_size: int | None = None  # rows that a rank takes at once; None: its whole share of the global batch
+    deepspeed: dict[str, Any] | None = None  # the settings of the group `deepspeed`; None: without it
 
 
 # Publishes an intermediate model under a key of its own: (what writes it to a folder, its facts).
@@ -49,6 +55,7 @@ class StageContext:
     execution: Execution = Execution()
     progress: Callable[[int, int, str], None] = no_progress  # (done, total, note), as often as you like
     should_stop: Callable[[], bool] = never  # true after a stop signal: checkpoint, then raise StageInterrupted
+    ranks: Ranks = ALONE  # with several, a training's `should_stop` is agreed among them: all call it in the same places
     earlier: tuple[Path, ...] = ()  # artifacts that differ in `limit` only, whose rows may be reused
     step: int | None = None  # of an adaptation: the model after this step of its last phase is wanted, not the final one
     snapshots: Mapping[int, PublishSnapshot] = field(default_factory=dict)  # of an adaptation: earlier steps wanted on the way

@@ -62,6 +62,7 @@ class HfEngine(Engine):
     text_image: TextImage = "no_image"
     system_prompt: str | None = None
     batch_size: PositiveInt = execution(128)
+    num_processes: PositiveInt = execution(1)  # ranks that share the items; on GPUs, one each
 
     def without_pictures(self) -> HfEngine:
         return dataclasses.replace(self, text_image="no_image")

@@ -2,6 +2,10 @@
 
 It runs the task's stages one after the other: takes the lease, runs the stage in scratch, publishes it. It never reads a Hydra
 config. Exit status: 0 all stages are there, 1 a stage failed, 75 stopped on request (the same command goes on from there).
+
+Under `torchrun` or `deepspeed` it is one of several ranks. The main one does all of that and tells the others which stage's
+code to run with it (`Call`). A rank whose stage fails ends at once, with the reason in the events, and whoever started it ends
+the others.
 """
 
 from __future__ import annotations
@@ -14,31 +18,59 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Any, NamedTuple, cast
 
-from vlsafe.errors import CorruptArtifactError, StageInterrupted, VlsafeError
+from vlsafe.errors import CheckError, CorruptArtifactError, StageInterrupted, VlsafeError
 from vlsafe.execute.events import EventWriter, State
 from vlsafe.execute.stages import run_stage
 from vlsafe.execute.task import StageOrder, Task, load_task
 from vlsafe.provenance import environment
-from vlsafe.stage import StageContext
+from vlsafe.ranks import Ranks, join
+from vlsafe.stage import TRAINING_KINDS, PublishSnapshot, StageContext, no_progress
 from vlsafe.store import Store
 
 FAILED, INTERRUPTED = 1, 75  # 75: EX_TEMPFAIL
 LEASE_POLL_SECONDS = 0.2
 
 
+class Call(NamedTuple):
+    """What the main rank tells the others: which stage's code to run, and with what; every rank runs it with the same paths."""
+
+    order: int  # its place in the task
+    scratch: Path
+    parents: Mapping[str, Path]
+    earlier: tuple[Path, ...]
+    snapshots: tuple[int, ...]  # the steps after which the main rank publishes one
+
+
 class Worker:
-    def __init__(self, task: Task) -> None:
-        self.task, self.store = task, Store(Path(task.store))
+    def __init__(self, task: Task, ranks: Ranks, stop: threading.Event) -> None:
+        self.task, self.store, self.ranks, self.stop = task, Store(Path(task.store)), ranks, stop
         self.events = EventWriter(Path(task.events))
-        self.stop = threading.Event()
         self.published: set[str] = set()  # snapshots that were said to be done while their training goes on
 
     def run(self) -> int:
+        """As the main rank; alone, too."""
+        status = self._run_all()
+        self.ranks.broadcast(status)
+        return status
+
+    def follow(self) -> int:
+        """As any other rank: runs what the main one calls, until that one is through."""
+        while not isinstance(call := self.ranks.broadcast(cast("Call | int", None)), int):
+            order = self.task.stages[call.order]
+            try:
+                self._run_stage(order, call, dict.fromkeys(call.snapshots, keep_nothing))
+            except StageInterrupted:
+                pass
+            except Exception as error:
+                self._fail_alone([order], error)
+        return call
+
+    def _run_all(self) -> int:
         unavailable: set[str] = set()
         for orders in with_snapshots(self.task.stages):
             if self.stop.is_set():
@@ -70,10 +102,23 @@ class Worker:
             self.stop.set()
             self._tell(orders, "interrupted")
         except Exception as error:
-            print(f"--- {orders[-1].label} ({orders[-1].id})", file=sys.stderr)
-            traceback.print_exc()
-            self._tell(orders, "failed", error=one_line(error, self.store), seconds=time.time() - started)
+            if self.ranks.world > 1:
+                self._fail_alone(orders, error)
+            self._failed(orders, error, time.time() - started)
         return False
+
+    def _failed(self, orders: Sequence[StageOrder], error: Exception, seconds: float | None = None) -> None:
+        rank = f"rank {self.ranks.rank}: " if not self.ranks.main else ""
+        print(f"--- {rank}{orders[-1].label} ({orders[-1].id})", file=sys.stderr)
+        traceback.print_exception(error)
+        self._tell(orders, "failed", error=rank + one_line(error, self.store), seconds=seconds)
+
+    def _fail_alone(self, orders: Sequence[StageOrder], error: Exception) -> None:
+        """Ends a rank whose stage failed: the others may be waiting for it within the stage, so nobody can be told."""
+        self._failed(orders, error)
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(FAILED)
 
     def _make(self, orders: Sequence[StageOrder]) -> list[StageOrder]:
         """The orders whose artifacts this process made; the others were there."""
@@ -105,23 +150,43 @@ class Worker:
             return False
 
     def _make_under_lease(self, order: StageOrder, snapshots: Sequence[StageOrder] = ()) -> None:
-        scratch = self.store.scratch(order.kind, order.training_key)
         started = time.time()
-        ctx = StageContext(
-            out=scratch,
-            work=scratch / "work",
-            parents={name: self.store.read(*id.split("/")) for name, id in order.parents.items()},
-            execution=self.task.execution,
-            progress=functools.partial(self.events.progress, order.id),
-            should_stop=self.stop.is_set,
-            earlier=tuple(self.store.relatives(order.kind, order.family, order.key)),
-            step=order.step,
-            snapshots={s.step: functools.partial(self._publish_snapshot, s) for s in snapshots if s.step is not None},
+        call = Call(
+            self.task.stages.index(order),
+            self.store.scratch(order.kind, order.training_key),
+            {name: self.store.read(*id.split("/")) for name, id in order.parents.items()},
+            tuple(self.store.relatives(order.kind, order.family, order.key)),
+            tuple(s.step for s in snapshots if s.step is not None),
         )
-        run_stage(order.kind, order.settings, ctx)
+        self.ranks.broadcast(call)
+        publish = {s.step: functools.partial(self._publish_snapshot, s) for s in snapshots if s.step is not None}
+        ctx = self._run_stage(order, call, publish)
         seconds = time.time() - started + float(ctx.facts.pop("earlier_seconds", 0.0))
         manifest = self._manifest(order, ctx.facts, started, seconds, order.cost_class, order.cost_units)
-        self.store.publish(scratch, order.kind, order.key, manifest, order.family)
+        self.store.publish(call.scratch, order.kind, order.key, manifest, order.family)
+
+    def _run_stage(self, order: StageOrder, call: Call, snapshots: Mapping[int, PublishSnapshot]) -> StageContext:
+        """The stage's code, on this rank as on all others."""
+        agreed = self.ranks.world > 1 and order.kind in TRAINING_KINDS
+        ctx = StageContext(
+            out=call.scratch,
+            work=call.scratch / "work",
+            parents=call.parents,
+            execution=self.task.execution,
+            progress=functools.partial(self.events.progress, order.id) if self.ranks.main else no_progress,
+            should_stop=(lambda: self.ranks.any(self.stop.is_set())) if agreed else self.stop.is_set,
+            ranks=self.ranks,
+            earlier=call.earlier,
+            step=order.step,
+            snapshots=snapshots,
+        )
+        try:
+            run_stage(order.kind, order.settings, ctx)
+        except StageInterrupted:  # as all ranks agreed
+            self.ranks.barrier()
+            raise
+        self.ranks.barrier()
+        return ctx
 
     def _publish_snapshot(self, order: StageOrder, write: Callable[[Path], object], facts: dict[str, Any]) -> None:
         """An intermediate model of the training that is running, whose lease is held."""
@@ -173,20 +238,32 @@ def one_line(error: Exception, store: Store) -> str:
     return first if isinstance(error, VlsafeError) and first else f"{type(error).__name__}: {first}"
 
 
+def keep_nothing(write: Callable[[Path], object], facts: dict[str, Any]) -> None:
+    """What a rank that is not the main one does with a snapshot."""
+
+
 def main(task_path: str) -> int:
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        print("error: a stage runs in one process; start one worker, not WORLD_SIZE of them", file=sys.stderr)
-        return FAILED
     task = load_task(Path(task_path))
-    worker = Worker(task)
+    set_threads(task.execution.threads)
+    stop = threading.Event()
 
     def on_stop(signum: int, frame: FrameType | None) -> None:
-        worker.stop.set()
+        stop.set()
 
     signal.signal(signal.SIGTERM, on_stop)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal's Ctrl-C reaches the whole group; the executor decides
-    set_threads(task.execution.threads)
-    return worker.run()
+    try:
+        ranks = join(task.execution.device)
+        if ranks.world != task.execution.num_processes:
+            raise CheckError(f"{ranks.world} processes were started for a task of {task.execution.num_processes}")
+    except CheckError as error:
+        events = EventWriter(Path(task.events))
+        for order in task.stages:
+            events.state(order.id, "failed", error=str(error))
+        print(f"error: {error}", file=sys.stderr)
+        return FAILED
+    worker = Worker(task, ranks, stop)
+    return worker.run() if ranks.main else worker.follow()
 
 
 def set_threads(threads: int) -> None:

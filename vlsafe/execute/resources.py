@@ -1,0 +1,80 @@
+"""What a stage needs of a machine: how many processes, GPUs and threads. The local executor and Slurm go by the same."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from vlsafe.cells import RunSettings
+from vlsafe.plan import Stage
+from vlsafe.stage import TRAINING_KINDS, Execution
+
+CPU_RANKS = 2  # of a training stage with DeepSpeed where there is no GPU, to try it out
+
+
+@dataclass(frozen=True)
+class Needs:
+    processes: int  # over all nodes
+    nodes: int
+    gpus: int  # on each node
+    threads: int  # CPU threads of each process
+
+    @property
+    def local_processes(self) -> int:
+        return self.processes // self.nodes
+
+
+def needs(stage: Stage, run: RunSettings, deepspeed: bool, gpus: int, cores: int) -> Needs:
+    """On nodes of `gpus` GPUs and `cores` cores. The same settings give as many threads: float sums depend on their number."""
+    nodes = run.num_nodes if stage.kind in TRAINING_KINDS else 1
+    processes = 1
+    if stage.kind in TRAINING_KINDS:
+        every = (gpus or min(CPU_RANKS, cores)) * nodes
+        processes = run.num_processes or (every if deepspeed else nodes)
+    elif stage.kind == "generate":
+        processes = int(stage.settings["engine"].get("num_processes", 1))
+    threads = run.threads
+    if threads is None:
+        alone = processes == 1 and stage.kind in ("model", "adaptation")
+        threads = min(cores, 2) if alone else 1
+    on_gpu = gpus > 0 and run.device != "cpu" and stage.kind in (*TRAINING_KINDS, "generate")
+    return Needs(processes, nodes, processes // nodes if on_gpu else 0, threads)
+
+
+def together(group: Iterable[Needs]) -> Needs:
+    """Of stages that share a task, one after the other."""
+    all_of = list(group)
+    return Needs(*(max(getattr(n, f.name) for n in all_of) for f in fields(Needs)))
+
+
+def execution_of(group: Needs, run: RunSettings, deepspeed: Mapping[str, Any] | None) -> Execution:
+    """How a task runs, as its worker is told; `deepspeed` holds the settings of that group, or None without it."""
+    return Execution(
+        threads=group.threads,
+        device=run.device,
+        checkpoint_seconds=run.checkpoint_seconds,
+        num_processes=group.processes,
+        num_nodes=group.nodes,
+        micro_batch_size=run.micro_batch_size,
+        deepspeed=None if deepspeed is None else dict(deepspeed),
+    )
+
+
+def visible_gpus(environment: Mapping[str, str] = os.environ, devices: Path = Path("/dev")) -> list[str]:
+    """The GPUs that this process may use, as `CUDA_VISIBLE_DEVICES` names them, without importing torch or touching one."""
+    there = sorted(
+        (p.name.removeprefix("nvidia") for p in devices.glob("nvidia*") if re.fullmatch(r"nvidia\d+", p.name)), key=int
+    )
+    given = environment.get("CUDA_VISIBLE_DEVICES")
+    if given is None:
+        return there
+    named = []
+    for name in given.split(","):
+        if name.strip() in ("", "-1"):  # as CUDA reads it: nothing counts from there on
+            break
+        named.append(name.strip())
+    return named if there else []
