@@ -11,6 +11,7 @@ import pytest
 from rich.console import Console
 
 from vlsafe.errors import CorruptArtifactError, StoreError
+from vlsafe.execute.resources import Needs
 from vlsafe.execute.survey import Survey
 from vlsafe.files import read_json, write_json
 from vlsafe.plan import Plan, make_plan
@@ -31,7 +32,9 @@ def console(width: int, terminal: bool) -> Console:
 def printed(plan: Plan, width: int, terminal: bool = True, done: bool = False) -> list[str]:
     to_run = set[str]() if done else set(plan.stages)
     out = console(width, terminal)
-    out.print(plan_table(plan, Survey(to_run, seconds=dict.fromkeys(to_run, 3.0)), out, dict.fromkeys(plan.stages, 2)))
+    out.print(
+        plan_table(plan, Survey(to_run, seconds=dict.fromkeys(to_run, 3.0)), out, dict.fromkeys(plan.stages, Needs(1, 1, 0, 2)))
+    )
     assert isinstance(out.file, io.StringIO)
     return [line.rstrip() for line in out.file.getvalue().splitlines()]
 

@@ -9,6 +9,8 @@ from typing import Any
 import pytest
 
 from vlsafe.errors import ConfigError
+from vlsafe.execute.devices import Machine
+from vlsafe.execute.resources import Needs
 from vlsafe.execute.survey import wall_seconds
 from vlsafe.execute.task import group_stages
 from vlsafe.plan import make_plan
@@ -105,7 +107,7 @@ def test_wall_time_is_the_critical_path_when_there_is_room_and_the_sum_when_ther
     }
 
     def wall(jobs: int) -> float:
-        return wall_seconds(plan, groups, seconds, lambda stage: 1, jobs, cores=8)
+        return wall_seconds(plan, groups, seconds, lambda stage: Needs(1, 1, 0, 1), Machine(8, [], jobs))
 
     assert wall(8) == 171.0
     assert wall(1) == 192.0

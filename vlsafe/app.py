@@ -22,7 +22,9 @@ from vlsafe import registry
 from vlsafe.cells import GROUPS, Cell, RunSettings, make_cell
 from vlsafe.config_errors import explain
 from vlsafe.errors import ConfigError, VlsafeError
-from vlsafe.execute.executor import Executor, Outcome
+from vlsafe.execute.executor import Executor
+from vlsafe.execute.progress import Outcome
+from vlsafe.execute.resources import deepspeed_settings
 from vlsafe.execute.survey import Survey, on_the_way, survey, wall_seconds
 from vlsafe.hydra_plugins import Grid, register_plugins, search_path, take_over
 from vlsafe.plan import Plan, make_plan
@@ -136,7 +138,7 @@ def run(action: Action, grid: Grid) -> int:
     store = Store(Path(settings.store))
     if action == "plan":
         plan = make_plan(open_sweep(folder, name, cells, grid.swept).cells)
-        show_plan(plan, survey(plan, store, mend=False), store, folder, settings, console)
+        show_plan(local(plan, store, folder, survey(plan, store, mend=False), cells[0]), console)
         return 0
     tracking = cells[0].components["tracking"]
     tracking.check_ready()
@@ -144,11 +146,19 @@ def run(action: Action, grid: Grid) -> int:
         sweep = open_sweep(folder, name, cells, grid.swept)
         plan = make_plan(sweep.cells)
         found = survey(plan, store, mend=True)
+        executor = local(plan, store, folder, found, cells[0])
         if found.to_run:
             store.check_writable(2 * found.bytes_needed)
         save_record(sweep)
     with followed(sweep, store, tracking, bool(found.to_run), console):
-        return execute(sweep, plan, found, store, settings, console, began)
+        return execute(sweep, executor, console, began)
+
+
+def local(plan: Plan, store: Store, folder: Path, found: Survey, cell: Cell) -> Executor:
+    """What runs the plan on this machine. Raises `ConfigError` where it can't."""
+    executor = Executor(plan, store, folder, cell.run, found, deepspeed_settings(cell))
+    executor.check()
+    return executor
 
 
 def check_not_swept(swept: Sequence[str], cells: Sequence[Cell]) -> None:
@@ -162,7 +172,7 @@ def check_not_swept(swept: Sequence[str], cells: Sequence[Cell]) -> None:
     }
     for name in swept:
         how = name in {f.name for f in fields(RunSettings)} - {"seed"} or name in aside
-        if how or name.partition(".")[0] == "tracking":
+        if how or name.partition(".")[0] in ("tracking", "deepspeed"):
             raise ConfigError(f"{name}: one command has one value of it; only what changes results can be swept")
 
 
@@ -171,28 +181,26 @@ def wall(executor: Executor, seconds: Mapping[str, float | None]) -> float | Non
     known = {id: s for id, s in seconds.items() if s is not None}
     if len(known) < len(seconds):
         return None
-    return wall_seconds(executor.plan, executor.groups(), known, executor.threads, executor.jobs, executor.cores)
+    return wall_seconds(executor.plan, executor.groups(), known, executor.needs, executor.machine)
 
 
-def show_plan(plan: Plan, found: Survey, store: Store, folder: Path, settings: RunSettings, console: Console) -> None:
+def show_plan(executor: Executor, console: Console) -> None:
     from vlsafe.report.plan_view import plan_table, summary
 
-    executor = Executor(plan, store, folder, settings, found)
-    console.print(plan_table(plan, found, console, {id: executor.threads(s) for id, s in plan.stages.items()}))
+    plan, found = executor.plan, executor.found
+    console.print(plan_table(plan, found, console, {id: executor.needs(s) for id, s in plan.stages.items()}))
     for note in found.notes:
         console.print(note, style="yellow", markup=False, soft_wrap=True)
     console.print(summary(plan, found, wall(executor, found.seconds)), soft_wrap=True)
 
 
-def execute(
-    sweep: Sweep, plan: Plan, found: Survey, store: Store, settings: RunSettings, console: Console, began: float
-) -> int:
+def execute(sweep: Sweep, executor: Executor, console: Console, began: float) -> int:
     from vlsafe.report.final import print_report, reasons
     from vlsafe.report.live import View
     from vlsafe.report.outputs import THERE, write_cells, write_plan
     from vlsafe.report.plan_view import summary
 
-    executor = Executor(plan, store, sweep.folder, settings, found)
+    plan, found, store = executor.plan, executor.found, executor.store
     if found.to_run:
         executor.pool.warm_up()
     states = {id: "pending" if id in found.to_run else "exists" for id in plan.stages}
@@ -203,7 +211,7 @@ def execute(
     console.print(summary(plan, found, wall(executor, found.seconds)), soft_wrap=True)
     outcome = Outcome({})
     if found.to_run:
-        with View(plan, console, settings.live, time_left(executor)) as view:
+        with View(plan, console, executor.run.live, time_left(executor)) as view:
             executor.on_change = view
             outcome = executor.execute()
         states |= {id: progress.state for id, progress in outcome.stages.items()}
@@ -245,7 +253,7 @@ def time_left(executor: Executor) -> Callable[[Mapping[str, Any]], TimeLeft]:
                 total = None if total is None else max(0.0, total - spent)
             complete &= total is not None
             seconds[id] = total or 0.0
-        wall = wall_seconds(executor.plan, executor.groups(), seconds, executor.threads, executor.jobs, executor.cores)
+        wall = wall_seconds(executor.plan, executor.groups(), seconds, executor.needs, executor.machine)
         return TimeLeft(wall, complete)
 
     return left

@@ -97,6 +97,10 @@ def make_cell(config: Mapping[str, Any], choices: Mapping[str, str]) -> Cell:
         if name not in GROUPS and name not in known:
             raise ConfigError(f"{name}: unknown setting; {closest(str(name), [*GROUPS, *known])}")
     run = build(RunSettings, {k: v for k, v in config.items() if k in known}, "")
+    if run.num_processes is not None and run.num_processes % run.num_nodes:
+        raise ConfigError(
+            f"num_processes={run.num_processes}: not a multiple of num_nodes={run.num_nodes}; it counts those of all nodes"
+        )
     components: dict[str, Any] = {}
     for group in GROUPS:
         settings = config.get(group)

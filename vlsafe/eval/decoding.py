@@ -151,6 +151,12 @@ def answer_items(
     return facts | {"new_tokens": tokens, "new_tokens_per_second": round(tokens / seconds, 1) if tokens else 0.0}
 
 
+def batched_items(engine: HfEngine, folder: Path, items: Sequence[Item], where: Execution) -> list[list[int]]:
+    """See `Engine.batches`. Some of these, in item order, are batched as they are here: answers are the same bits."""
+    prompts = render(engine, open_model(folder, where), items)
+    return [[prompt.index for prompt in batch] for batch in batches(prompts, engine.batch_size)]
+
+
 def render(engine: HfEngine, session: Session, items: Sequence[Item]) -> list[Prompt]:
     """The items through the chat template, in their order. Raises `CheckError` unless each picture is shown once."""
     token, prompts = session.processor.image_token, []

@@ -33,6 +33,13 @@ class Engine(Component):
         """This engine as it asks a model whose projector is untrained: never with a picture, not a blank one either."""
         return self
 
+    def batches(self, model: Path, items: Sequence[Item], where: Execution) -> list[list[int]]:
+        """The items that `answer` would ask at once, by index: processes that share the work share these. The same on each.
+
+        By default an item is one by itself, and the longest come first.
+        """
+        return [[i] for i in sorted(range(len(items)), key=lambda i: (items[i].image is None, -len(items[i].prompt), i))]
+
     def answer(
         self,
         model: Path,
@@ -66,6 +73,11 @@ class HfEngine(Engine):
 
     def without_pictures(self) -> HfEngine:
         return dataclasses.replace(self, text_image="no_image")
+
+    def batches(self, model: Path, items: Sequence[Item], where: Execution) -> list[list[int]]:
+        from vlsafe.eval.decoding import batched_items
+
+        return batched_items(self, model, items, where)
 
     def answer(
         self,

@@ -10,62 +10,30 @@ import os
 import shutil
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from multiprocessing.process import BaseProcess
 from pathlib import Path
+from typing import Any
 
 from vlsafe.cells import RunSettings
 from vlsafe.errors import StoreError
-from vlsafe.execute.events import Event, EventReader
-from vlsafe.execute.pool import Pool
+from vlsafe.execute.devices import Machine, Share, check_fits
+from vlsafe.execute.events import EventReader
+from vlsafe.execute.pool import Place, Pool, rank_log, reserve_port
+from vlsafe.execute.progress import ENDED, Outcome, Progress
+from vlsafe.execute.resources import Needs, execution_of, needs, together, visible_gpus
+from vlsafe.execute.running import RankLog, Running
 from vlsafe.execute.survey import Survey
 from vlsafe.execute.task import Task, group_stages, order_of
 from vlsafe.lock import process_start
 from vlsafe.plan import Plan, Stage
 from vlsafe.provenance import cpu_count
-from vlsafe.stage import Execution
 from vlsafe.store import Store
 
-MAX_JOBS = 8  # by default; each worker holds a model
 POLL_SECONDS = 0.1
 STOP_SECONDS = (
     30.0  # for running stages to reach a checkpoint after Ctrl-C, before they are killed (nothing is lost then either)
 )
-ENDED = ("done", "found", "failed", "skipped")
-
-
-@dataclass
-class Progress:
-    """What is known of one stage while the plan runs."""
-
-    state: str  # exists, pending, or one of events.State
-    started: float | None = None
-    done: int = 0
-    total: int = 0
-    note: str = ""
-    seconds: float | None = None
-    error: str = ""
-    log: str = ""
-
-
-@dataclass
-class Outcome:
-    stages: dict[str, Progress]
-    interrupted: bool = False
-    seconds: float = 0.0
-
-    def failed(self) -> list[str]:
-        return [id for id, p in self.stages.items() if p.state == "failed"]
-
-
-@dataclass
-class Running:
-    process: BaseProcess
-    reader: EventReader
-    stages: tuple[str, ...]
-    threads: int
-    log: str
 
 
 @dataclass
@@ -75,24 +43,29 @@ class Executor:
     folder: Path  # the sweep's: tasks, events and logs go there
     run: RunSettings
     found: Survey
+    deepspeed: Mapping[str, Any] | None = None  # the settings of that group; None: without it
     on_change: Callable[[Outcome], None] = lambda outcome: None
     pool: Pool = field(default_factory=Pool)
     cores: int = field(default_factory=cpu_count)
+    gpus: list[str] = field(default_factory=visible_gpus)
+
+    def __post_init__(self) -> None:
+        self.machine = Machine(self.cores, self.gpus, self.run.jobs)
 
     @property
     def work(self) -> Path:
         """Tasks and events of this process: another one may run the same sweep."""
         return self.folder / "work" / str(os.getpid())
 
-    @property
-    def jobs(self) -> int:
-        return self.run.jobs or min(self.cores, MAX_JOBS)
+    def needs(self, stage: Stage) -> Needs:
+        return needs(stage, self.run, self.deepspeed is not None, len(self.gpus), self.cores)
 
-    def threads(self, stage: Stage) -> int:
-        """CPU threads, always the same for the same settings: float sums depend on them."""
-        if self.run.threads is not None:
-            return self.run.threads
-        return min(self.cores, 2) if stage.kind in ("model", "adaptation") else 1
+    def group_needs(self, group: tuple[str, ...]) -> Needs:
+        return together(self.needs(self.plan.stages[id]) for id in group)
+
+    def check(self) -> None:
+        """Raises `ConfigError` for what this machine can't run."""
+        check_fits(((self.plan.stages[id], self.needs(self.plan.stages[id])) for id in sorted(self.found.to_run)), self.gpus)
 
     def groups(self) -> list[tuple[str, ...]]:
         return group_stages(self.plan, self.found.to_run)
@@ -102,89 +75,75 @@ class Executor:
         clear_dead(self.folder / "work")
         stages = {id: Progress("pending" if id in self.found.to_run else "exists") for id in self.plan.stages}
         outcome = Outcome(stages)
-        pending = self._by_importance(self.groups())
         running: list[Running] = []
-        stop = _StopRequest()
-        with stop:
-            while pending or running:
-                if stop.requested and not outcome.interrupted:
-                    outcome.interrupted = True
-                    self._stop(running, outcome)
-                    break
-                pending = self._start_ready(pending, running, outcome)
-                self.on_change(outcome)
-                if running:
-                    multiprocessing.connection.wait([r.process.sentinel for r in running], timeout=POLL_SECONDS)
-                for worker in list(running):
-                    ended = not worker.process.is_alive()
-                    self._read(worker, outcome)
-                    if ended:
-                        running.remove(worker)
-                        pending += self._settle(worker, outcome)
-                pending = self._skip_orphans(pending, outcome)
+        try:
+            with _StopRequest() as stop:
+                self._run(running, stop, outcome)
+        finally:
+            for worker in running:
+                worker.kill()
+        outcome.interrupted |= any(progress.state == "interrupted" for progress in stages.values())
         outcome.seconds = time.monotonic() - started
         self.on_change(outcome)
         return outcome
+
+    def _run(self, running: list[Running], stop: _StopRequest, outcome: Outcome) -> None:
+        pending = self._by_importance(self.groups())
+        while pending or running:
+            if stop.requested:
+                outcome.interrupted = True
+                self._stop(running, outcome)
+                return
+            pending = self._start_ready(pending, running, outcome)
+            self.on_change(outcome)
+            if running:
+                multiprocessing.connection.wait([s for r in running for s in r.sentinels()], timeout=POLL_SECONDS)
+            for worker in list(running):
+                ended = worker.has_ended()
+                worker.read(outcome.stages)
+                if ended:
+                    running.remove(worker)
+                    self.machine.give_back(worker.share)
+                    pending += self._settle(worker, outcome)
+            pending = self._skip_orphans(pending, outcome)
 
     def _by_importance(self, groups: list[tuple[str, ...]]) -> list[tuple[str, ...]]:
         """What most other stages wait for comes first."""
         return sorted(groups, key=lambda group: -len(self.plan.below(group)))
 
     def _start_ready(self, pending: list[tuple[str, ...]], running: list[Running], outcome: Outcome) -> list[tuple[str, ...]]:
-        left = []
-        for group in pending:
-            threads = max(self.threads(self.plan.stages[id]) for id in group)
-            room = len(running) < self.jobs and sum(r.threads for r in running) + threads <= self.cores
-            outside = {p for id in group for p in self.plan.stages[id].parents.values()} - set(group)
-            ready = all(outcome.stages[p].state in ("exists", "done", "found") for p in outside)
-            if ready and (room or not running):
-                running.append(self._start(group, threads, outcome))
-            else:
-                left.append(group)
-        return left
+        ready = [(group, self.group_needs(group)) for group in pending if self._is_ready(group, outcome)]
+        started = list(self.machine.choose(ready))
+        running += [self._start(group, share, outcome) for group, share in started]
+        return [group for group in pending if group not in [group for group, _ in started]]
 
-    def _start(self, group: tuple[str, ...], threads: int, outcome: Outcome) -> Running:
+    def _is_ready(self, group: tuple[str, ...], outcome: Outcome) -> bool:
+        outside = {p for id in group for p in self.plan.stages[id].parents.values()} - set(group)
+        return all(outcome.stages[p].state in ("exists", "done", "found") for p in outside)
+
+    def _start(self, group: tuple[str, ...], share: Share, outcome: Outcome) -> Running:
         named = self.plan.stages[group[-1] if self.plan.stages[group[0]].step is not None else group[0]]
         name = f"{named.kind}-{named.key}"
         events, log = self.work / f"{name}.events.jsonl", self.folder / "logs" / f"{name}.log"
         events.unlink(missing_ok=True)
-        execution = Execution(threads, self.run.device, self.run.checkpoint_seconds)
         orders = tuple(order_of(self.plan.stages[id]) for id in group)
-        task = Task(name, orders, str(self.store.root), execution, str(events), str(log))
-        task.save(self.work / f"{name}.task.json")
+        execution = execution_of(share.needs, self.run, self.deepspeed)
+        task, path = Task(name, orders, str(self.store.root), execution, str(events), str(log)), self.work / f"{name}.task.json"
+        task.save(path)
         for id in group:
             outcome.stages[id].log = str(log)
-        process = self.pool.start(task, self.work / f"{name}.task.json")
-        return Running(process, EventReader(events), group, threads, str(log))
-
-    def _read(self, worker: Running, outcome: Outcome) -> None:
-        for event in worker.reader.new():
-            self._apply(outcome.stages[event["stage"]], event)
-
-    @staticmethod
-    def _apply(progress: Progress, event: Event) -> None:
-        progress.state = event["state"]
-        if event["state"] == "running" and progress.started is None:
-            progress.started = event["time"]
-        progress.done, progress.total = event.get("done", progress.done), event.get("total", progress.total)
-        progress.note = event.get("note", progress.note)
-        progress.seconds, progress.error = event.get("seconds", progress.seconds), event.get("error", progress.error)
+        ranks = range(share.needs.processes)
+        logs = [RankLog(rank, Path(rank_log(task, path, rank)), log) for rank in ranks[1:]]
+        port = reserve_port() if len(ranks) > 1 else None
+        place = Place(share.gpus if self.gpus else None, port.getsockname()[1] if port else 0)
+        return Running(self.pool.start(task, path, place), EventReader(events), group, share, logs, port)
 
     def _settle(self, worker: Running, outcome: Outcome) -> list[tuple[str, ...]]:
-        """After a worker has ended: whatever it was killed in has failed, and what it had not begun is to be run again."""
-        code = worker.process.exitcode
+        """After a worker has ended: what it had not begun is to be run again."""
         for id in worker.stages:  # whatever became of its events, what is in the store is done
             if outcome.stages[id].state not in ENDED and self._in_store(id):
                 outcome.stages[id].state = "found"
-        left = [id for id in worker.stages if outcome.stages[id].state not in ENDED]
-        hit = next((id for id in left if outcome.stages[id].state in ("running", "waiting")), left[0] if left else None)
-        if hit is None:
-            return []
-        progress = outcome.stages[hit]
-        progress.state, progress.error = "failed", _exit_reason(code)
-        rest = tuple(id for id in left if id != hit)
-        for id in rest:
-            outcome.stages[id].state = "pending"
+        rest = worker.settle(outcome.stages)
         return [rest] if rest else []
 
     def _in_store(self, id: str) -> bool:
@@ -195,8 +154,8 @@ class Executor:
             return False
 
     def _skip_orphans(self, pending: list[tuple[str, ...]], outcome: Outcome) -> list[tuple[str, ...]]:
-        """Takes out of `pending` what can't run any more because a parent failed."""
-        bad = [id for id, p in outcome.stages.items() if p.state in ("failed", "skipped")]
+        """Takes out of `pending` what can't run any more because a parent failed or was stopped."""
+        bad = [id for id, p in outcome.stages.items() if p.state in ("failed", "skipped", "interrupted")]
         lost = self.plan.below(bad) if bad else set()
         kept = []
         for group in pending:
@@ -209,17 +168,18 @@ class Executor:
 
     def _stop(self, running: list[Running], outcome: Outcome) -> None:
         for worker in running:
-            _signal(worker.process, signal.SIGTERM)
+            worker.ask_to_stop()
         deadline = time.monotonic() + STOP_SECONDS
-        for worker in running:
-            while worker.process.is_alive() and time.monotonic() < deadline:
-                self._read(worker, outcome)
+        for worker in list(running):
+            while not worker.has_ended() and time.monotonic() < deadline:
+                for other in running:
+                    other.read(outcome.stages)
                 self.on_change(outcome)
-                worker.process.join(POLL_SECONDS)
-            if worker.process.is_alive():
-                worker.process.kill()
-                worker.process.join()
-            self._read(worker, outcome)
+                multiprocessing.connection.wait(worker.sentinels(), timeout=POLL_SECONDS)
+            worker.kill()
+            worker.read(outcome.stages)
+            self.machine.give_back(worker.share)
+            running.remove(worker)
         for progress in outcome.stages.values():
             if progress.state in ("running", "waiting"):
                 progress.state = "interrupted"
@@ -250,16 +210,3 @@ class _StopRequest:
         if self.requested:
             raise KeyboardInterrupt
         self.requested = True
-
-
-def _signal(process: BaseProcess, number: int) -> None:
-    if process.pid is not None and process.is_alive():
-        os.kill(process.pid, number)
-
-
-def _exit_reason(code: int | None) -> str:
-    if code is not None and code < 0:
-        name = signal.Signals(-code).name
-        hint = ": out of memory?" if name == "SIGKILL" else ""
-        return f"the worker was ended by {name}{hint}"
-    return f"the worker ended with status {code}; see its log"

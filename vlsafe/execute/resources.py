@@ -9,8 +9,9 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from vlsafe.cells import RunSettings
+from vlsafe.cells import Cell, RunSettings
 from vlsafe.plan import Stage
+from vlsafe.settings import settings_of
 from vlsafe.stage import TRAINING_KINDS, Execution
 
 CPU_RANKS = 2  # of a training stage with DeepSpeed where there is no GPU, to try it out
@@ -62,6 +63,12 @@ def execution_of(group: Needs, run: RunSettings, deepspeed: Mapping[str, Any] | 
         micro_batch_size=run.micro_batch_size,
         deepspeed=None if deepspeed is None else dict(deepspeed),
     )
+
+
+def deepspeed_settings(cell: Cell) -> dict[str, Any] | None:
+    """Of a command's cells, which have one of them all; None without DeepSpeed."""
+    component = cell.components["deepspeed"]
+    return None if component.component_name == "none" else dict(settings_of(component))
 
 
 def visible_gpus(environment: Mapping[str, str] = os.environ, devices: Path = Path("/dev")) -> list[str]:

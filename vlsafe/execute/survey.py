@@ -10,6 +10,8 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from vlsafe.errors import CorruptArtifactError, StoreError
+from vlsafe.execute.devices import Machine, Share
+from vlsafe.execute.resources import Needs, together
 from vlsafe.plan import Plan, Stage
 from vlsafe.store import Store
 
@@ -93,9 +95,8 @@ def wall_seconds(
     plan: Plan,
     groups: Sequence[Sequence[str]],
     seconds: Mapping[str, float],
-    threads: Callable[[Stage], int],
-    jobs: int,
-    cores: int,
+    needs: Callable[[Stage], Needs],
+    machine: Machine,
 ) -> float:
     """How long the groups take when each starts as soon as its parents and its share of the machine are free."""
     group_of = {id: i for i, group in enumerate(groups) for id in group}
@@ -103,18 +104,17 @@ def wall_seconds(
         i: {group_of[p] for id in group for p in plan.stages[id].parents.values() if group_of.get(p, i) != i}
         for i, group in enumerate(groups)
     }
-    needs = [max(threads(plan.stages[id]) for id in group) for group in groups]
-    now, free, running, ended = 0.0, cores, list[tuple[float, int]](), set[int]()
+    wanted = [together(needs(plan.stages[id]) for id in group) for group in groups]
+    machine = machine.empty()
+    now, running, ended = 0.0, list[tuple[float, int, Share]](), set[int]()
     pending = list(range(len(groups)))
     while pending or running:
-        for i in list(pending):
-            if waits[i] <= ended and len(running) < jobs and (needs[i] <= free or not running):
-                pending.remove(i)
-                free -= needs[i]
-                heapq.heappush(running, (now + sum(seconds.get(id, 0.0) for id in groups[i]), i))
+        for i, share in list(machine.choose((i, wanted[i]) for i in pending if waits[i] <= ended)):
+            pending.remove(i)
+            heapq.heappush(running, (now + sum(seconds.get(id, 0.0) for id in groups[i]), i, share))
         if not running:
             break
-        now, i = heapq.heappop(running)
-        free += needs[i]
+        now, i, share = heapq.heappop(running)
+        machine.give_back(share)
         ended.add(i)
     return now

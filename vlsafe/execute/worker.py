@@ -3,9 +3,9 @@
 It runs the task's stages one after the other: takes the lease, runs the stage in scratch, publishes it. It never reads a Hydra
 config. Exit status: 0 all stages are there, 1 a stage failed, 75 stopped on request (the same command goes on from there).
 
-Under `torchrun` or `deepspeed` it is one of several ranks. The main one does all of that and tells the others which stage's
-code to run with it (`Call`). A rank whose stage fails ends at once, with the reason in the events, and whoever started it ends
-the others.
+It may be one of several ranks, of the local executor, `torchrun` or `deepspeed`. The main one does all of that, and alone what
+ranks don't share; for the rest it tells the others which stage's code to run with it (`Call`). A rank that fails in such a
+stage ends at once, with the reason in the events, and whoever started it ends the others.
 """
 
 from __future__ import annotations
@@ -28,11 +28,12 @@ from vlsafe.execute.events import EventWriter, State
 from vlsafe.execute.stages import run_stage
 from vlsafe.execute.task import StageOrder, Task, load_task
 from vlsafe.provenance import environment
-from vlsafe.ranks import Ranks, join
+from vlsafe.ranks import ALONE, Ranks, join
 from vlsafe.stage import TRAINING_KINDS, PublishSnapshot, StageContext, no_progress
 from vlsafe.store import Store
 
 FAILED, INTERRUPTED = 1, 75  # 75: EX_TEMPFAIL
+SHARED_KINDS = (*TRAINING_KINDS, "generate")  # what several ranks do together
 LEASE_POLL_SECONDS = 0.2
 
 
@@ -51,6 +52,7 @@ class Worker:
         self.task, self.store, self.ranks, self.stop = task, Store(Path(task.store)), ranks, stop
         self.events = EventWriter(Path(task.events))
         self.published: set[str] = set()  # snapshots that were said to be done while their training goes on
+        self.called = False  # whether the other ranks are in a stage with this one, and would wait for it
 
     def run(self) -> int:
         """As the main rank; alone, too."""
@@ -60,15 +62,21 @@ class Worker:
 
     def follow(self) -> int:
         """As any other rank: runs what the main one calls, until that one is through."""
-        while not isinstance(call := self.ranks.broadcast(cast("Call | int", None)), int):
+        while True:
+            try:
+                call = self.ranks.broadcast(cast("Call | int", None))
+            except RuntimeError as error:
+                print(f"rank {self.ranks.rank}: the main rank is gone ({one_line(error, self.store)})", file=sys.stderr)
+                return FAILED
+            if isinstance(call, int):
+                return call
             order = self.task.stages[call.order]
             try:
                 self._run_stage(order, call, dict.fromkeys(call.snapshots, keep_nothing))
             except StageInterrupted:
                 pass
             except Exception as error:
-                self._fail_alone([order], error)
-        return call
+                self._fail_alone(next(group for group in with_snapshots(self.task.stages) if order in group), error)
 
     def _run_all(self) -> int:
         unavailable: set[str] = set()
@@ -102,7 +110,7 @@ class Worker:
             self.stop.set()
             self._tell(orders, "interrupted")
         except Exception as error:
-            if self.ranks.world > 1:
+            if self.called:
                 self._fail_alone(orders, error)
             self._failed(orders, error, time.time() - started)
         return False
@@ -164,24 +172,28 @@ class Worker:
             tuple(self.store.relatives(order.kind, order.family, order.key)),
             tuple(s.step for s in snapshots if s.step is not None),
         )
-        self.ranks.broadcast(call)
+        if order.kind in SHARED_KINDS and self.ranks.world > 1:
+            self.called = True
+            self.ranks.broadcast(call)
         publish = {s.step: functools.partial(self._publish_snapshot, s) for s in snapshots if s.step is not None}
         ctx = self._run_stage(order, call, publish)
+        self.called = False
         seconds = time.time() - started + float(ctx.facts.pop("earlier_seconds", 0.0))
         manifest = self._manifest(order, ctx.facts, started, seconds, order.cost_class, order.cost_units)
         self.store.publish(call.scratch, order.kind, order.key, manifest, order.family)
 
     def _run_stage(self, order: StageOrder, call: Call, snapshots: Mapping[int, PublishSnapshot]) -> StageContext:
-        """The stage's code, on this rank as on all others."""
-        agreed = self.ranks.world > 1 and order.kind in TRAINING_KINDS
+        """The stage's code, on this rank as on all others that have a part in it."""
+        ranks = self.ranks if order.kind in SHARED_KINDS else ALONE
+        agreed = ranks.world > 1 and order.kind in TRAINING_KINDS
         ctx = StageContext(
             out=call.scratch,
             work=call.scratch / "work",
             parents=call.parents,
             execution=self.task.execution,
             progress=functools.partial(self.events.progress, order.id) if self.ranks.main else no_progress,
-            should_stop=(lambda: self.ranks.any(self.stop.is_set())) if agreed else self.stop.is_set,
-            ranks=self.ranks,
+            should_stop=(lambda: ranks.any(self.stop.is_set())) if agreed else self.stop.is_set,
+            ranks=ranks,
             earlier=call.earlier,
             step=order.step,
             snapshots=snapshots,
@@ -189,9 +201,10 @@ class Worker:
         try:
             run_stage(order.kind, order.settings, ctx)
         except StageInterrupted:  # as all ranks agreed
-            self.ranks.barrier()
+            ranks.barrier()
+            self.called = False
             raise
-        self.ranks.barrier()
+        ranks.barrier()
         return ctx
 
     def _publish_snapshot(self, order: StageOrder, write: Callable[[Path], object], facts: dict[str, Any]) -> None:
@@ -256,8 +269,8 @@ def main(task_path: str) -> int:
     def on_stop(signum: int, frame: FrameType | None) -> None:
         stop.set()
 
-    signal.signal(signal.SIGTERM, on_stop)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal's Ctrl-C reaches the whole group; the executor decides
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, on_stop)
     try:
         ranks = join(task.execution.device)
         if ranks.world != task.execution.num_processes:
@@ -280,4 +293,7 @@ def set_threads(threads: int) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1]))
+    status = main(next(a for a in sys.argv[1:] if not a.startswith("--local_rank")))  # `deepspeed` adds that option
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)  # else what is left of a broken process group may keep it from ending

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from rich.cells import cell_len
@@ -11,6 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from vlsafe.cells import flatten
+from vlsafe.execute.resources import Needs, together
 from vlsafe.execute.survey import Survey
 from vlsafe.plan import Plan
 from vlsafe.report.live import clock
@@ -45,13 +46,13 @@ def summary(plan: Plan, found: Survey, wall: float | None) -> str:
     return f"{cells}: {counts}; {exist} exist, {len(found.to_run)} to run, {time}"
 
 
-def plan_table(plan: Plan, found: Survey, console: Console, threads: Mapping[str, int]) -> Table:
+def plan_table(plan: Plan, found: Survey, console: Console, needs: Mapping[str, Needs]) -> Table:
     """One line for each stage that is not about a single benchmark, one line for all the evaluation of a model.
 
     A terminal's width decides how much is said: `what` and `for` are shortened, nothing else. In a pipe nothing is, for which
     the console is widened.
     """
-    rows = _rows(plan, found, threads)
+    rows = _rows(plan, found, needs)
     names = list(rows[0].columns) if rows else list(ALWAYS_WHOLE)
     if console.is_terminal and console.width < ROOM_FOR_KEYS:
         names = [n for n in names if n not in ("key", "for")]
@@ -77,29 +78,36 @@ def plan_table(plan: Plan, found: Survey, console: Console, threads: Mapping[str
     return table
 
 
-def _rows(plan: Plan, found: Survey, threads: Mapping[str, int]) -> list[Row]:
+def _rows(plan: Plan, found: Survey, needs: Mapping[str, Needs]) -> list[Row]:
     needed, names = plan.cells_of(), distinct_labels(plan)
     rows = []
     for kind in STAGE_KINDS[:4]:
         for id, stage in plan.stages.items():
             if stage.kind == kind:
                 cells = len(needed[id])
-                rows.append(_row([id], kind, names[id], found, cells, threads[id], stage.key, _roles(plan, id)))
+                rows.append(_row([id], kind, names[id], found, cells, taken([needs[id]]), stage.key, _roles(plan, id)))
     for model, ids in evaluations(plan).items():
         asked = {plan.stages[id].label for id in ids if plan.stages[id].kind == "generate"}
         what = f"{names[model]} · {len(asked)} benchmark{'s' * (len(asked) != 1)}"
         cells = len({c for id in ids for c in needed[id]})
-        rows.append(_row(ids, "evaluate", what, found, cells, threads[ids[0]], "", _roles(plan, model)))
+        rows.append(_row(ids, "evaluate", what, found, cells, taken(needs[i] for i in ids), "", _roles(plan, model)))
     return rows
 
 
-def _row(ids: Sequence[str], kind: str, what: str, found: Survey, cells: int, threads: int, key: str, roles: str) -> Row:
+def _row(ids: Sequence[str], kind: str, what: str, found: Survey, cells: int, threads: str, key: str, roles: str) -> Row:
     left = [id for id in ids if id in found.to_run]
     known = [found.seconds[id] for id in left]
     seconds = None if any(s is None for s in known) else sum(s for s in known if s is not None)
     estimate = "exists" if not left else "unknown" if seconds is None else clock(seconds) if seconds >= 1 else "< 1 s"
-    said = {"stage": kind, "what": what, "cells": str(cells), "threads": str(threads), "estimate": estimate}
+    said = {"stage": kind, "what": what, "cells": str(cells), "threads": threads, "estimate": estimate}
     return Row(bool(left), {"": "→" if left else "✓", **said, "key": key, "for": roles})
+
+
+def taken(group: Iterable[Needs]) -> str:
+    """`1`; of several processes `2 × 1`, with as many GPUs `8 × 1, 8 GPUs`."""
+    needs = together(group)
+    gpus = f", {needs.gpus * needs.nodes} GPUs" if needs.gpus * needs.nodes > 1 else ""
+    return (f"{needs.processes} × " if needs.processes > 1 else "") + str(needs.threads) + gpus
 
 
 def evaluations(plan: Plan) -> dict[str, list[str]]:
