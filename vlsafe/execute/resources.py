@@ -61,6 +61,7 @@ def execution_of(group: Needs, run: RunSettings, deepspeed: Mapping[str, Any] | 
         num_processes=group.processes,
         num_nodes=group.nodes,
         micro_batch_size=run.micro_batch_size,
+        gradient_checkpointing=run.gradient_checkpointing,
         deepspeed=None if deepspeed is None else dict(deepspeed),
     )
 
