@@ -231,12 +231,18 @@ class Worker:
             "spec": order.spec,
             "parents": order.parents,
             "facts": facts,
-            "execution": {"settings": order.settings, **vars(self.task.execution)},
+            "execution": {"settings": order.settings, **vars(self.task.execution), **given_gpus()},
             "environment": environment(),
             "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(started)),
             "seconds": seconds,
             "cost": {"class": cost_class, "units": units},
         }
+
+
+def given_gpus() -> dict[str, str]:
+    """The GPUs that this process was given, where somebody chose some."""
+    given = os.environ.get("CUDA_VISIBLE_DEVICES")
+    return {} if given is None else {"gpus": given}
 
 
 def with_snapshots(orders: Sequence[StageOrder]) -> list[list[StageOrder]]:
