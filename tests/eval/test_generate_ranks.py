@@ -1,4 +1,4 @@
-"""Several processes answer as one does, byte by byte: whatever their number, whoever stops or is killed, and with any engine."""
+"""Several processes answer as one does, byte by byte: whatever their number, whoever stops or is killed, with any engine."""
 
 from __future__ import annotations
 
