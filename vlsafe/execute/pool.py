@@ -24,7 +24,6 @@ from vlsafe.execute.task import Task
 
 PRELOAD = ["vlsafe.execute.preload"]
 RANK_VARIABLES = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
-ORPHAN_SECONDS = 20.0  # how long a stage may take to stop once its parent is gone
 
 
 @dataclass(frozen=True)
@@ -125,6 +124,8 @@ def end_with_parent() -> None:
     if parent is None:
         return
     multiprocessing.connection.wait([parent.sentinel])
+    from vlsafe.execute.worker import ORPHAN_SECONDS
+
     os.kill(os.getpid(), signal.SIGTERM)  # stop at a checkpoint
     time.sleep(ORPHAN_SECONDS)
     os._exit(1)

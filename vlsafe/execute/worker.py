@@ -28,13 +28,15 @@ from vlsafe.execute.events import EventWriter, State
 from vlsafe.execute.stages import run_stage
 from vlsafe.execute.task import StageOrder, Task, load_task
 from vlsafe.provenance import environment
-from vlsafe.ranks import ALONE, Ranks, join
+from vlsafe.ranks import ALONE, Ranks, join, world_size
 from vlsafe.stage import TRAINING_KINDS, PublishSnapshot, StageContext, no_progress
 from vlsafe.store import Store
 
 FAILED, INTERRUPTED = 1, 75  # 75: EX_TEMPFAIL
 SHARED_KINDS = (*TRAINING_KINDS, "generate")  # what several ranks do together
 LEASE_POLL_SECONDS = 0.2
+LAUNCHER_POLL_SECONDS = 1.0
+ORPHAN_SECONDS = 20.0  # how long a stage may take to stop once its parent is gone
 
 
 class Call(NamedTuple):
@@ -231,12 +233,18 @@ class Worker:
             "spec": order.spec,
             "parents": order.parents,
             "facts": facts,
-            "execution": {"settings": order.settings, **vars(self.task.execution)},
+            "execution": {"settings": order.settings, **vars(self.task.execution), **given_gpus()},
             "environment": environment(),
             "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(started)),
             "seconds": seconds,
             "cost": {"class": cost_class, "units": units},
         }
+
+
+def given_gpus() -> dict[str, str]:
+    """The GPUs that this process was given, where somebody chose some."""
+    given = os.environ.get("CUDA_VISIBLE_DEVICES")
+    return {} if given is None else {"gpus": given}
 
 
 def with_snapshots(orders: Sequence[StageOrder]) -> list[list[StageOrder]]:
@@ -292,7 +300,19 @@ def set_threads(threads: int) -> None:
         sys.modules["torch"].set_num_threads(threads)
 
 
+def end_with_launcher() -> None:
+    """A launcher that is killed can't end its ranks: they stop at a checkpoint by themselves, or end without one in the end."""
+    launcher = os.getppid()
+    while os.getppid() == launcher:
+        time.sleep(LAUNCHER_POLL_SECONDS)
+    os.kill(os.getpid(), signal.SIGTERM)
+    time.sleep(ORPHAN_SECONDS)
+    os._exit(FAILED)
+
+
 if __name__ == "__main__":
+    if world_size() > 1:
+        threading.Thread(target=end_with_launcher, daemon=True).start()
     status = main(next(a for a in sys.argv[1:] if not a.startswith("--local_rank")))  # `deepspeed` adds that option
     sys.stdout.flush()
     sys.stderr.flush()
