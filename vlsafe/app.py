@@ -29,7 +29,7 @@ from vlsafe.plan import Plan, make_plan
 from vlsafe.plugins import check_configs
 from vlsafe.report.live import TimeLeft
 from vlsafe.store import Store
-from vlsafe.sweep import Sweep, check_name, default_name, load_sweep, open_sweep, record_lock, save_record
+from vlsafe.sweep import Sweep, check_name, default_name, open_sweep, record_lock, save_record
 from vlsafe.tracking.follow import followed
 
 Action = Literal["train", "plan"]
@@ -147,6 +147,10 @@ def run(action: Action, grid: Grid) -> int:
         if found.to_run:
             store.check_writable(2 * found.bytes_needed)
         save_record(sweep)
+    if grid.launcher is not None and found.to_run:
+        from vlsafe.cluster.launch import launch
+
+        return launch(grid.launcher, sweep, plan, found, store, cells[0], console)
     with followed(sweep, store, tracking, bool(found.to_run), console):
         return execute(sweep, plan, found, store, settings, console, began)
 
@@ -187,9 +191,9 @@ def show_plan(plan: Plan, found: Survey, store: Store, folder: Path, settings: R
 def execute(
     sweep: Sweep, plan: Plan, found: Survey, store: Store, settings: RunSettings, console: Console, began: float
 ) -> int:
-    from vlsafe.report.final import print_report, reasons
+    from vlsafe.ending import conclude
     from vlsafe.report.live import View
-    from vlsafe.report.outputs import THERE, write_cells, write_plan
+    from vlsafe.report.outputs import write_plan
     from vlsafe.report.plan_view import summary
 
     executor = Executor(plan, store, sweep.folder, settings, found)
@@ -207,16 +211,7 @@ def execute(
             executor.on_change = view
             outcome = executor.execute()
         states |= {id: progress.state for id, progress in outcome.stages.items()}
-        # Another command may have added cells meanwhile: whoever ends last writes all of them.
-        with record_lock(sweep.folder):
-            sweep = load_sweep(sweep.folder)
-            plan = make_plan(sweep.cells)
-        states = {id: states.get(id, "pending") for id in plan.stages}
-        now = survey(plan, store, mend=False)
-        states |= {id: "found" for id in plan.stages if id not in now.to_run and states[id] not in THERE}
-        write_plan(sweep, plan, now, states, reasons(outcome))
-    write_cells(sweep, plan, states, store)
-    return print_report(sweep, plan, store, states, outcome, console, time.monotonic() - began)
+    return conclude(sweep, plan, store, states, outcome, console, began)
 
 
 def time_left(executor: Executor) -> Callable[[Mapping[str, Any]], TimeLeft]:

@@ -48,6 +48,14 @@ class Progress:
     error: str = ""
     log: str = ""
 
+    def apply(self, event: Event) -> None:
+        self.state = event["state"]
+        if event["state"] == "running" and self.started is None:
+            self.started = event["time"]
+        self.done, self.total = event.get("done", self.done), event.get("total", self.total)
+        self.note = event.get("note", self.note)
+        self.seconds, self.error = event.get("seconds", self.seconds), event.get("error", self.error)
+
 
 @dataclass
 class Outcome:
@@ -159,16 +167,7 @@ class Executor:
 
     def _read(self, worker: Running, outcome: Outcome) -> None:
         for event in worker.reader.new():
-            self._apply(outcome.stages[event["stage"]], event)
-
-    @staticmethod
-    def _apply(progress: Progress, event: Event) -> None:
-        progress.state = event["state"]
-        if event["state"] == "running" and progress.started is None:
-            progress.started = event["time"]
-        progress.done, progress.total = event.get("done", progress.done), event.get("total", progress.total)
-        progress.note = event.get("note", progress.note)
-        progress.seconds, progress.error = event.get("seconds", progress.seconds), event.get("error", progress.error)
+            outcome.stages[event["stage"]].apply(event)
 
     def _settle(self, worker: Running, outcome: Outcome) -> list[tuple[str, ...]]:
         """After a worker has ended: whatever it was killed in has failed, and what it had not begun is to be run again."""

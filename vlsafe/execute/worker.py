@@ -250,7 +250,8 @@ def main(task_path: str) -> int:
     def on_stop(signum: int, frame: FrameType | None) -> None:
         stop.set()
 
-    signal.signal(signal.SIGTERM, on_stop)
+    for number in (signal.SIGTERM, signal.SIGUSR1):  # USR1: what a cluster's scheduler says before a time limit
+        signal.signal(number, on_stop)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal's Ctrl-C reaches the whole group; the executor decides
     try:
         ranks = join(task.execution.device)
