@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -17,6 +18,12 @@ def sync(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def revalidate(folder: Path) -> None:
+    """Opening a folder makes a shared file system (NFS) ask its server what is in it, new files of other machines included."""
+    with contextlib.suppress(OSError):
+        os.close(os.open(folder, os.O_RDONLY))
 
 
 def write_atomic(path: Path, text: str) -> None:

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from vlsafe.errors import CorruptArtifactError, StoreError
-from vlsafe.files import files_below, read_json, sha256, sync, write_json
+from vlsafe.files import files_below, read_json, revalidate, sha256, sync, write_json
 from vlsafe.lock import Lease
 from vlsafe.stage import STAGE_KINDS
 
@@ -86,7 +86,9 @@ class Store:
     def exists(self, stage: str, key: str, version: int | None = None) -> bool:
         """True when every file is there with its size, else `CorruptArtifactError`. Hashes wait for the first read."""
         if not self.path(stage, key).exists():
-            return False
+            revalidate(self.root / stage)  # that it wasn't there may be what this machine remembers
+            if not self.path(stage, key).exists():
+                return False
         if not self.path(stage, key).is_dir():
             raise CorruptArtifactError(stage, key, "a file where a folder belongs")
         manifest = self.manifest(stage, key)

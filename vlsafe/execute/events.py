@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 from pathlib import Path
-from typing import Any, Literal, TypedDict
+from typing import Any, Literal, TypedDict, cast
 
 State = Literal["waiting", "running", "done", "found", "failed", "skipped", "interrupted"]
 PROGRESS_SECONDS = 0.25
@@ -57,4 +57,13 @@ class EventReader:
             return []
         self._offset += len(chunk)
         *lines, self._rest = (self._rest + chunk).split(b"\n")
-        return [json.loads(line) for line in lines if line.strip()]
+        return [event for line in lines if (event := parsed(line)) is not None]
+
+
+def parsed(line: bytes) -> Event | None:
+    """None for a line that two machines wrote at once through a file system that doesn't append whole lines."""
+    try:
+        event = json.loads(line)
+    except ValueError:
+        return None
+    return cast(Event, event) if isinstance(event, dict) and "stage" in event and "state" in event else None

@@ -138,8 +138,14 @@ class Worker:
                 self.events.state(missing[-1].id, "running")
                 self._make_under_lease(missing[-1], missing[:-1])
             return missing
+        except Exception:
+            if not lease.lost.is_set() or self.ranks.world > 1:
+                raise
+            traceback.print_exc()
+            print(f"{orders[-1].label}: this process hung, and {lease.holder()} has taken the stage over", file=sys.stderr)
         finally:
             lease.release()
+        return self._make(orders)
 
     def _there(self, order: StageOrder) -> bool:
         try:
