@@ -95,6 +95,8 @@ def look(plan: Plan, store: Store, submission: Submission, ask: bool = True) -> 
             unsubmitted |= set() if bad else {id}
         else:
             settle(plan, id, outcome.stages, state, settings)
+            if submission.cancelled and not state.live and state.now is not None and state.now.state == "CANCELLED":
+                progress.state, progress.error = "interrupted", ""
     finish = states.get(submission.finish.name) if submission.finish else None
     return Look(outcome, jobs, finish, unsubmitted)
 
