@@ -66,7 +66,7 @@ def check_plugins(conf: Path, argv: list[str]) -> None:
     except VlsafeError as error:
         if not HELP.intersection(argv):
             raise
-        Console(stderr=True, highlight=False).print(f"error: {error}", style="red", markup=False, soft_wrap=True)
+        Console(stderr=True, highlight=False, emoji=False).print(f"error: {error}", style="red", markup=False, soft_wrap=True)
 
 
 class errors_in_one_line:  # noqa: N801
@@ -78,7 +78,7 @@ class errors_in_one_line:  # noqa: N801
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: Any) -> Literal[False]:
         if error is None or isinstance(error, SystemExit):
             return False
-        console = Console(stderr=True, highlight=False)
+        console = Console(stderr=True, highlight=False, emoji=False)
         if isinstance(error, KeyboardInterrupt):
             console.print("Stopped: the same command goes on from here.", style="yellow")
             sys.exit(STOPPED)
@@ -140,6 +140,11 @@ def run(action: Action, grid: Grid) -> int:
         return 0
     tracking = cells[0].components["tracking"]
     tracking.check_ready()
+    cluster = None
+    if grid.launcher is not None:
+        from vlsafe.cluster.launch import Cluster
+
+        cluster = Cluster.ask(grid.launcher)
     with record_lock(folder):
         sweep = open_sweep(folder, name, cells, grid.swept)
         plan = make_plan(sweep.cells)
@@ -147,10 +152,8 @@ def run(action: Action, grid: Grid) -> int:
         if found.to_run:
             store.check_writable(2 * found.bytes_needed)
         save_record(sweep)
-    if grid.launcher is not None and found.to_run:
-        from vlsafe.cluster.launch import launch
-
-        return launch(grid.launcher, sweep, plan, found, store, cells[0], console)
+    if cluster is not None and found.to_run:
+        return cluster.launch(sweep, plan, found, store, cells[0], console)
     with followed(sweep, store, tracking, bool(found.to_run), console):
         return execute(sweep, plan, found, store, settings, console, began)
 

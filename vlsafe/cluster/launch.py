@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,9 @@ from vlsafe.cells import Cell
 from vlsafe.cluster import slurm
 from vlsafe.cluster.jobs import JobBook, Submission, load_submission, submitting
 from vlsafe.cluster.look import look
-from vlsafe.cluster.settings import slurm_settings
-from vlsafe.cluster.submit import Submitter, Wave
+from vlsafe.cluster.settings import SlurmSettings, StageResources, slurm_settings
+from vlsafe.cluster.slurm import Partition
+from vlsafe.cluster.submit import Submitter, Wave, partition_of
 from vlsafe.ending import conclude
 from vlsafe.execute.survey import Survey
 from vlsafe.plan import Plan
@@ -28,32 +30,44 @@ POLL_SECONDS = 1.0
 STOPPED = 130
 
 
-def launch(
-    values: Mapping[str, Any], sweep: Sweep, plan: Plan, found: Survey, store: Store, cell: Cell, console: Console
-) -> int:
-    """Exit status: 0 submitted; with `wait`, that of the sweep. Raises `VlsafeError` where nothing was submitted."""
-    from vlsafe.report.outputs import write_plan
-    from vlsafe.report.plan_view import summary
+@dataclass(frozen=True)
+class Cluster:
+    """The launcher's settings and the site that they are for."""
 
-    settings = slurm_settings(values)
-    slurm.check_there()
-    partitions = slurm.partitions()
-    deepspeed = cell.components["deepspeed"]
-    submission = Submission(
-        str(store.root), settings_of(cell.run), settings_of(settings), settings_of(cell.components["tracking"]),
-        None if deepspeed.component_name == "none" else settings_of(deepspeed),
-    )  # fmt: skip
-    console.print(f"sweep {sweep.name}", style="bold", markup=False)
-    for note in found.notes:
-        console.print(note, style="yellow", markup=False, soft_wrap=True)
-    console.print(summary(plan, found, None).partition(", time unknown")[0], soft_wrap=True)
-    with submitting(store):
-        submitter = Submitter(sweep, plan, store, submission, JobBook(store), partitions)
-        submitter.check(found.to_run)
-        wave = submitter.wave(found.to_run)
-        write_plan(sweep, plan, found, {id: "pending" if id in found.to_run else "exists" for id in plan.stages})
-    tell(sweep, wave, console)
-    return wait(sweep, store, cell, console) if settings.wait else 0
+    settings: SlurmSettings
+    partitions: Mapping[str, Partition]
+
+    @staticmethod
+    def ask(values: Mapping[str, Any]) -> Cluster:
+        """Raises `VlsafeError` for settings that can't be, and where this host has no Slurm or not these partitions."""
+        settings = slurm_settings(values)
+        slurm.check_there()
+        partitions = slurm.partitions()
+        for group in (f.name for f in fields(StageResources)):
+            partition_of(settings, group, partitions)
+        return Cluster(settings, partitions)
+
+    def launch(self, sweep: Sweep, plan: Plan, found: Survey, store: Store, cell: Cell, console: Console) -> int:
+        """Exit status: 0 submitted; with `wait`, that of the sweep. Raises `VlsafeError` where nothing was submitted."""
+        from vlsafe.report.outputs import write_plan
+        from vlsafe.report.plan_view import summary
+
+        deepspeed = cell.components["deepspeed"]
+        submission = Submission(
+            str(store.root), settings_of(cell.run), settings_of(self.settings), settings_of(cell.components["tracking"]),
+            None if deepspeed.component_name == "none" else settings_of(deepspeed),
+        )  # fmt: skip
+        console.print(f"sweep {sweep.name}", style="bold", markup=False)
+        for note in found.notes:
+            console.print(note, style="yellow", markup=False, soft_wrap=True)
+        console.print(summary(plan, found, None).partition(", time unknown")[0], soft_wrap=True)
+        with submitting(store):
+            submitter = Submitter(sweep, plan, store, submission, JobBook(store), self.partitions)
+            submitter.check(found.to_run)
+            wave = submitter.wave(found.to_run)
+            write_plan(sweep, plan, found, {id: "pending" if id in found.to_run else "exists" for id in plan.stages})
+        tell(sweep, wave, console)
+        return wait(sweep, store, cell, console) if self.settings.wait else 0
 
 
 def tell(sweep: Sweep, wave: Wave, console: Console) -> None:

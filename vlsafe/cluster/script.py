@@ -64,7 +64,7 @@ for path in {shlex.join(map(str, job.visible))}; do
   fi
 done
 if [ "$restarts" -gt {settings.max_requeues} ]; then
-  note gave-up 1 "went back into the queue $((restarts - 1)) times"
+  note gave-up 1 "ended from outside after $((restarts - 1)) requeues"
   exit 1
 fi
 
@@ -97,7 +97,7 @@ case "$known" in
   *) note stopped 75 ""; exit 75;;
 esac
 if [ "$restarts" -ge {settings.max_requeues} ]; then
-  note gave-up 1 "$why; it went back into the queue $restarts times"
+  note gave-up 1 "$why after $restarts requeues"
   exit 1
 fi
 note requeue 75 "$why"

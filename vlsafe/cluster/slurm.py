@@ -53,6 +53,7 @@ class Partition:
     default: bool
     cpus: int  # of its largest node
     gpus: int
+    nodes: int
 
 
 @dataclass(frozen=True)
@@ -95,7 +96,7 @@ def call(command: str, *arguments: str, env: Mapping[str, str] | None = None) ->
         raise SlurmError(f"{command} gave no answer in {TIMEOUT_SECONDS:.0f} s: is the site's slurmctld up?") from error
     if done.returncode:
         said = " ".join(done.stderr.split()) or f"status {done.returncode}"
-        raise SlurmError(f"{command}: {re.sub(rf'{command}: error: ', '', said)}", said)
+        raise SlurmError(f"{command}: {re.sub(rf'{command}: (error: )?', '', said)}", said)
     return done.stdout
 
 
@@ -173,11 +174,13 @@ def cluster() -> str:
 
 def partitions() -> dict[str, Partition]:
     found: dict[str, Partition] = {}
-    for line in call("sinfo", "--noheader", "--all", "--format=%P|%c|%G").splitlines():
-        name, cpus, gres = line.split("|")
+    for line in call("sinfo", "--noheader", "--all", "--format=%P|%c|%G|%D").splitlines():
+        name, cpus, gres, nodes = line.split("|")
         default, name = name.endswith("*"), name.rstrip("*")
-        before = found.get(name, Partition(name, default, 0, 0))
-        found[name] = Partition(name, default, max(before.cpus, int(cpus.rstrip("+"))), max(before.gpus, gpus_in(gres)))
+        before = found.get(name, Partition(name, default, 0, 0, 0))
+        found[name] = Partition(
+            name, default, max(before.cpus, int(cpus.rstrip("+"))), max(before.gpus, gpus_in(gres)), before.nodes + int(nodes)
+        )
     return found
 
 

@@ -158,7 +158,7 @@ def line_of(
     elif state == "running" and progress.total:
         said = f"{progress.done}/{progress.total} {said}"
     elif state == "failed":
-        said = printable(progress.error)
+        said = printable(progress.error).partition(": ")[0]  # the whole stands below the table
     elif state == "skipped":
         said = "needs what failed"
     elif state == "to run":

@@ -12,7 +12,7 @@ from vlsafe.cells import RunSettings
 from vlsafe.cluster import slurm
 from vlsafe.cluster.jobs import JobBook, JobRecord, Submission, finish_name, work
 from vlsafe.cluster.script import Job, Shape, job_script
-from vlsafe.cluster.settings import FINISH, WHERE, SlurmSettings, slurm_settings
+from vlsafe.cluster.settings import FINISH, WHERE, SlurmSettings, group_of, slurm_settings
 from vlsafe.cluster.slurm import Partition, SlurmError
 from vlsafe.errors import ConfigError
 from vlsafe.execute.resources import Needs, execution_of, needs, together
@@ -22,6 +22,18 @@ from vlsafe.plan import Plan
 from vlsafe.settings import build
 from vlsafe.store import Store
 from vlsafe.sweep import Sweep
+
+
+def partition_of(settings: SlurmSettings, kind: str, partitions: Mapping[str, Partition]) -> Partition:
+    """Where a kind of stage goes; raises `ConfigError` for a partition that the site doesn't have."""
+    name = settings.of(kind).partition
+    if name is None:
+        return next((p for p in partitions.values() if p.default), Partition("", True, 0, 0, 0))
+    for one in (parts := name.split(",")):
+        if one not in partitions:
+            where = settings.source(kind, "partition")
+            raise ConfigError(f"{where}={name}: no such partition; there are: {', '.join(sorted(partitions))}")
+    return partitions[parts[0]]
 
 
 @dataclass
@@ -54,21 +66,10 @@ class Submitter:
 
     # Resources
 
-    def partition(self, kind: str) -> Partition:
-        """Raises `ConfigError` for one that the site doesn't have."""
-        name = self.settings.of(kind).partition
-        if name is None:
-            return next((p for p in self.partitions.values() if p.default), Partition("", True, 1, 0))
-        for one in (parts := name.split(",")):
-            if one not in self.partitions:
-                where = self.settings.source(kind, "partition")
-                raise ConfigError(f"{where}={name}: no such partition; there are: {', '.join(sorted(self.partitions))}")
-        return self.partitions[parts[0]]
-
     def needs(self, group: Sequence[str]) -> tuple[Needs, Shape]:
         """Of a task: the same words as on one machine, for a machine of its partition."""
         kind = self.plan.stages[group[0]].kind
-        resources, partition = self.settings.of(kind), self.partition(kind)
+        resources, partition = self.settings.of(kind), partition_of(self.settings, kind, self.partitions)
         run = dataclasses.replace(self.run, num_nodes=resources.nodes or self.run.num_nodes)
         gpus = partition.gpus if resources.gpus_per_node is None else resources.gpus_per_node
         deepspeed = self.submission.deepspeed is not None
@@ -80,6 +81,16 @@ class Submitter:
         shape = Shape(
             nodes, all_of.processes // nodes, cpus, all_of.gpus if resources.gpus_per_node is None else resources.gpus_per_node
         )
+        for what, asked, there in (
+            ("nodes", nodes, partition.nodes), ("cpus_per_task", cpus * shape.processes, partition.cpus),
+            ("gpus_per_node", shape.gpus, partition.gpus),
+        ):  # fmt: skip
+            if partition.name and asked > there:
+                raise ConfigError(
+                    f"{self.settings.source(kind, what)}: a {kind} stage needs {asked} {what.split('_')[0]}"
+                    f"{'' if what == 'nodes' else ' on a node'}, and partition {partition.name} has {there}: set less, or "
+                    f"{WHERE}.resources.{group_of(kind)}.partition, from: {', '.join(sorted(self.partitions))}"
+                )
         return dataclasses.replace(all_of, threads=min(all_of.threads, cpus)), shape
 
     # Submitting
@@ -88,7 +99,6 @@ class Submitter:
         """Everything that can be known before the first job is in the queue."""
         for group in group_stages(self.plan, to_run):
             self.needs(group)
-        self.partition(FINISH)
 
     def wave(self, to_run: Collection[str], tried: Collection[str] = ()) -> Wave:
         """Submits what isn't queued. `tried` stages have had a job. What it queued is cancelled where the site refuses."""
@@ -161,7 +171,7 @@ class Submitter:
             f"vlsafe-{name}", title, ("vlsafe.execute.worker", str(path)), (self.book.path(name), path), self.store.root,
             Path(record.log), Path(record.journal),
         )  # fmt: skip
-        options = [f"--dependency=afterok:{':'.join(sorted(j for j in waits if j))}"] if waits - {None} else []
+        options = [f"--dependency=afterok:{':'.join(sorted((j for j in waits if j), key=int))}"] if waits - {None} else []
         wave.queued.append(self._queue(record, job, shape, named.kind, [*options, "--kill-on-invalid-dep=yes"]))
         self.submission.tasks[name] = wave.queued[-1]
         self.submission.save(self.sweep.folder)
@@ -190,7 +200,7 @@ class Submitter:
         self.submission.save(self.sweep.folder)
         resources = self.settings.of(FINISH)
         shape = Shape(1, 1, resources.cpus_per_task or 1, resources.gpus_per_node or 0)
-        dependency = [f"--dependency=afterany:{':'.join(sorted(wave.ids))}"]
+        dependency = [f"--dependency=afterany:{':'.join(sorted(wave.ids, key=int))}"]
         while True:
             try:
                 wave.finish = self._queue(record, job, shape, FINISH, dependency)
@@ -199,7 +209,7 @@ class Submitter:
                 if not error.is_limit or len(wave.queued) < 2:
                     raise
                 self._give_back(wave)  # its place is needed
-                dependency = [f"--dependency=afterany:{':'.join(sorted(wave.ids))}"]
+                dependency = [f"--dependency=afterany:{':'.join(sorted(wave.ids, key=int))}"]
         self.submission.finish = wave.finish
         self.submission.save(self.sweep.folder)
         if waiting and before is not None and before.job is not None:
@@ -231,9 +241,9 @@ class Submitter:
                     error.said,
                 ) from error
             raise SlurmError(
-                f"{error}: asked for {shown(resources.partition, job_options(script))}; see {WHERE}.resources."
-                f"{self.settings.source(kind, 'partition').split('.')[2]} and the script {script}; partitions here: "
-                f"{', '.join(sorted(self.partitions))}; no job of this command is left in the queue",
+                f"{error} (asked for {shown(resources.partition, job_options(script))}): set {WHERE}.resources."
+                f"{group_of(kind)} otherwise; partitions here: {', '.join(sorted(self.partitions))}; no job of this command is "
+                "left in the queue",
                 error.said,
             ) from error
         return self.book.submitted(draft, id)

@@ -74,15 +74,16 @@ class Worker:
         unavailable: set[str] = set()
         for orders in with_snapshots(self.task.stages):
             if self.stop.is_set():
+                unavailable |= {order.id for order in orders}
                 self._tell(orders, "interrupted")
             elif any(parent in unavailable for order in orders for parent in order.parents.values()):
                 unavailable |= {order.id for order in orders}
                 self._tell(orders, "skipped")
             elif not self._run_one(orders):
                 unavailable |= {order.id for order in orders}
-        if self.stop.is_set():
-            return INTERRUPTED
-        return FAILED if unavailable else 0
+        if not unavailable:  # a stop that came when the last stage was as good as done stops nothing
+            return 0
+        return INTERRUPTED if self.stop.is_set() else FAILED
 
     def _tell(self, orders: Sequence[StageOrder], state: State, **more: Any) -> None:
         """Of those that were not said to be done before."""
