@@ -19,8 +19,8 @@ from vlsafe.errors import ConfigError
 from vlsafe.registry import Component, register
 from vlsafe.settings import PositiveInt
 
-OURS = ("train_batch_size", "train_micro_batch_size_per_gpu", "gradient_accumulation_steps", "gradient_clipping", "bf16", "fp16",
-        "optimizer", "scheduler")  # fmt: skip
+OURS = ("train_batch_size", "train_micro_batch_size_per_gpu", "gradient_accumulation_steps", "gradient_clipping", "bf16",
+        "fp16", "optimizer", "scheduler", "zero_optimization")  # fmt: skip
 
 
 @register("deepspeed", "none")
@@ -42,7 +42,7 @@ class Zero(Component):
 
     def check(self) -> None:
         for name in self.overrides:
-            if name in OURS or name == "zero_optimization":
+            if name in OURS:
                 raise ConfigError(
                     f"deepspeed.overrides.{name}: follows from other settings (batch_size, micro_batch_size, precision,"
                     " deepspeed.stage); set those"

@@ -140,9 +140,9 @@ def run_phase(
     again: Callable[[], Any],
     snapshots: Snapshots | None = None,
 ) -> tuple[Any, dict[str, Any]]:
-    """Train `model` from `checkpoint` on; returns the trained model and the phase's facts. `elapsed`: seconds spent on the stage.
-    `again()` is another `model` as it is now: under ZeRO the trained weights are put into one, on the main rank alone (None on
-    others)."""
+    """Train `model` from `checkpoint` on; returns the trained model and the phase's facts. `elapsed`: seconds spent on the
+    stage. `again()` is another `model` as it is now: under ZeRO the trained weights are put into one, on the main rank alone
+    (None on others)."""
     from vlsafe.train.trainers import make_trainer
     from vlsafe.train.watch import Watch
 
@@ -262,7 +262,7 @@ def run_phase(
 
 
 def unsharded(model: Any, again: Callable[[], Any], phase: Phase, before: dict[str, int], main: bool) -> Any:
-    """A plain model with the weights that ZeRO has trained so far, its adapters in place; None on ranks that are not the main one.
+    """A plain model with the weights that ZeRO has trained so far, its adapters in place; None on ranks but the main one.
 
     Raises `CheckError` where a trained weight is missing or has no place, or a frozen one is not what it was.
     """

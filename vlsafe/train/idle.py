@@ -1,10 +1,10 @@
 """What happens to parts of a model that a step, or one rank's share of it, doesn't use: those that see pictures.
 
-In one process a part without a gradient is left alone by the optimiser. ZeRO keeps all weights of a group in one flat tensor, and
-would move unused ones on by their momentum; so parts are groups of their own, and a step leaves out those it doesn't use.
+In one process a part without a gradient is left alone by the optimiser. ZeRO keeps all weights of a group in one flat tensor,
+and would move unused ones on by their momentum; so parts are groups of their own, and a step leaves out those it doesn't use.
 
-Where one rank's share has pictures and another's has none, the second lacks the calls and gradients that the first waits for, and
-all of them hang (ms-swift #9639). So it puts a blank picture through tower and projector, times zero.
+Where one rank's share has pictures and another's has none, the second lacks the calls and gradients that the first waits for,
+and all of them hang (ms-swift #9639). So it puts a picture through tower and projector, times zero.
 """
 
 from __future__ import annotations
@@ -19,12 +19,13 @@ from vlsafe.train.parts import part_of
 SEEING = ("projector", "vision_tower")
 
 
-class SparingAdamW(torch.optim.AdamW):
+class SparingAdamW(torch.optim.AdamW):  # type: ignore[misc]
     """AdamW that leaves the parts `idle` alone in a step, weights and moments. Its groups have a `part` each."""
 
     idle: tuple[str, ...] = ()
+    param_groups: list[dict[str, Any]]
 
-    def step(self, closure: Callable[[], float] | None = None) -> Any:  # type: ignore[override]
+    def step(self, closure: Callable[[], float] | None = None) -> Any:
         groups = self.param_groups
         self.param_groups = [g for g in groups if g["part"] not in self.idle]
         try:
@@ -44,8 +45,9 @@ def groups_by_part(groups: Iterable[dict[str, Any]], model: Any) -> list[dict[st
 
 
 class AbsentPicture:
-    """While `pixels` is set, each forward pass puts it through tower and projector after the token embeddings, where the model has
-    its pictures too (ZeRO-3 fetches weights in the order of use, which must be that of the other ranks), and adds nothing of it."""
+    """While `pixels` is set, each forward pass puts it through tower and projector after the token embeddings, where the model
+    has its pictures too (ZeRO-3 fetches weights in the order of use, which must be that of the other ranks), and adds nothing
+    of it."""
 
     def __init__(self, model: Any) -> None:
         self.pixels: Any = None

@@ -60,6 +60,7 @@ class Exact(Trainer):  # type: ignore[misc]
     tensors that are still on the device; `before_first_step(trainer)` once, when the optimiser exists."""
 
     optimization: Optimization
+    optimizer: Any
     way: Way
     projector_learning_rate: float | None = None  # None: that of everything else
     lr_scheduler: Any
@@ -321,7 +322,7 @@ def make_trainer(
             **inputs,
         )
     trainer.optimization, trainer.way = optimization, way
-    # ZeRO-3 keeps the gradient of a part that a step doesn't use from the step before, and counts it in the norm: it gets zeros.
+    # ZeRO-3 keeps the gradient of a part that a step doesn't use from an earlier one, and counts it in the norm: it gets zeros.
     collator.blank_always = any(pictured) and way.zero is not None and way.zero.stage == 3
     if any(pictured) and (way.ranks.world > 1 or collator.blank_always):
         trainer.absent = AbsentPicture(model)

@@ -52,8 +52,8 @@ def put_weights(model: Any, saved: Mapping[str, Any], where: str, needed: Mappin
 
 @contextmanager
 def unsplit() -> Iterator[None]:
-    """Within it a model is loaded whole: while a trainer with ZeRO-3 lives, transformers would split it over the ranks, and wait
-    for those that load none."""
+    """Within it a model is loaded whole: while a trainer with ZeRO-3 lives, transformers would split it over the ranks, and
+    wait for those that load none."""
     from transformers.integrations import deepspeed
 
     config = deepspeed.deepspeed_config() and deepspeed._hf_deepspeed_config_weak_ref()
