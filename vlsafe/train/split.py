@@ -58,8 +58,8 @@ def split(batch_size: int, processes: int, micro: int | None, where: str) -> Spl
     taken = share if micro is None else min(micro, share)
     if share % taken:
         raise ConfigError(
-            f"micro_batch_size={micro}: doesn't divide a process's share of {where}={batch_size}, which is {share} rows; set one of"
-            f" {divisors(share)}"
+            f"micro_batch_size={micro}: doesn't divide a process's share of {where}={batch_size}, which is {share} rows;"
+            f" set one of {divisors(share)}"
         )
     return Split(processes, taken, share // taken)
 
@@ -76,8 +76,8 @@ def check_split(component: Any, group: str, processes: int, micro: int | None) -
         made = split(setting.batch_size, processes, micro, f"{name}.batch_size")
         if made.accumulation > 1 and getattr(component, "whole_batches", False):
             raise ConfigError(
-                f"micro_batch_size={micro}: {group}={component.component_name} estimates its reference point on the whole batch,"
-                " so it can't take parts of it one after the other; set micro_batch_size=null, or more processes"
+                f"micro_batch_size={micro}: {group}={component.component_name} estimates its reference point on the whole"
+                " batch, so it can't take parts of it one after the other; set micro_batch_size=null, or more processes"
             )
 
 

@@ -17,6 +17,7 @@ from accelerate.state import AcceleratorState
 from datasets import Dataset
 from safetensors.torch import load_file, save_file
 from transformers import PrinterCallback, Trainer
+from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 from trl import DPOConfig, DPOTrainer, KTOConfig, KTOTrainer, SFTConfig, SFTTrainer
 from trl.trainer.utils import FusedCausalLMOutput
 
@@ -67,7 +68,8 @@ class Exact(Trainer):  # type: ignore[misc]
     report: Callable[[int, Any, Any, float, int, dict[str, float]], None]
     before_first_step: Callable[[Any], None]
     _sparing: SparingAdamW | None = None
-    absent: AbsentPicture | None = None  # with several ranks, of a model that sees
+    may_lack_pictures: bool = False  # a rank's share of a step, where others' have some
+    absent: AbsentPicture | None = None
 
     def _send_telemetry(self) -> None:
         return None
@@ -95,13 +97,21 @@ class Exact(Trainer):  # type: ignore[misc]
             self._created_lr_scheduler = True
         return self.lr_scheduler
 
+    def _prepare_for_training(self, *args: Any, **kwargs: Any) -> Any:
+        prepared = super()._prepare_for_training(*args, **kwargs)
+        if self.may_lack_pictures:  # after DeepSpeed's own hooks, so that backward meets the parts in the order of other ranks
+            self.absent = AbsentPicture(self.model)
+        return prepared
+
     def step_metrics(self) -> dict[str, float]:
         return {}
 
     def let_go(self) -> None:
-        """Takes out of the model what training had put there."""
+        """Takes out of the model what training had put there, and lets models be made whole again."""
         if self.absent is not None:
             self.absent.remove()
+        if self.way.zero is not None:
+            unset_hf_deepspeed_config()
 
     def floating_point_ops(self, inputs: Any) -> int:
         return 0
@@ -111,8 +121,9 @@ class Exact(Trainer):  # type: ignore[misc]
         pictured = prepared.pop("pictured", None)  # whether any rank's share of this step has a picture
         if pictured is not None and self._sparing is not None:
             self._sparing.idle = () if pictured else SEEING
+        pixels = prepared.pop("absent_pixels", None)
         if self.absent is not None:
-            self.absent.pixels = prepared.pop("absent_pixels", None)
+            self.absent.pixels = pixels
         return prepared
 
     def training_step(self, model: Any, inputs: Any, num_items_in_batch: Any = None) -> Any:
@@ -324,8 +335,7 @@ def make_trainer(
     trainer.optimization, trainer.way = optimization, way
     # ZeRO-3 keeps the gradient of a part that a step doesn't use from an earlier one, and counts it in the norm: it gets zeros.
     collator.blank_always = any(pictured) and way.zero is not None and way.zero.stage == 3
-    if any(pictured) and (way.ranks.world > 1 or collator.blank_always):
-        trainer.absent = AbsentPicture(model)
+    trainer.may_lack_pictures = any(pictured) and (way.ranks.world > 1 or collator.blank_always)
     trainer.projector_learning_rate = projector_learning_rate
     trainer.remove_callback(PrinterCallback)
     return trainer
