@@ -31,7 +31,7 @@ from vlsafe.plan import Plan, make_plan
 from vlsafe.plugins import check_configs
 from vlsafe.report.live import TimeLeft
 from vlsafe.store import Store
-from vlsafe.sweep import Sweep, check_name, default_name, load_sweep, open_sweep, record_lock, save_record
+from vlsafe.sweep import Sweep, check_name, default_name, open_sweep, record_lock, save_record
 from vlsafe.tracking.follow import followed
 
 Action = Literal["train", "plan"]
@@ -68,7 +68,7 @@ def check_plugins(conf: Path, argv: list[str]) -> None:
     except VlsafeError as error:
         if not HELP.intersection(argv):
             raise
-        Console(stderr=True, highlight=False).print(f"error: {error}", style="red", markup=False, soft_wrap=True)
+        Console(stderr=True, highlight=False, emoji=False).print(f"error: {error}", style="red", markup=False, soft_wrap=True)
 
 
 class errors_in_one_line:  # noqa: N801
@@ -80,7 +80,7 @@ class errors_in_one_line:  # noqa: N801
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: Any) -> Literal[False]:
         if error is None or isinstance(error, SystemExit):
             return False
-        console = Console(stderr=True, highlight=False)
+        console = Console(stderr=True, highlight=False, emoji=False)
         if isinstance(error, KeyboardInterrupt):
             console.print("Stopped: the same command goes on from here.", style="yellow")
             sys.exit(STOPPED)
@@ -138,27 +138,37 @@ def run(action: Action, grid: Grid) -> int:
     store = Store(Path(settings.store))
     if action == "plan":
         plan = make_plan(open_sweep(folder, name, cells, grid.swept).cells)
-        show_plan(local(plan, store, folder, survey(plan, store, mend=False), cells[0]), console)
+        executor = local(plan, store, folder, survey(plan, store, mend=False), cells[0])
+        if grid.launcher is None:
+            executor.check()
+        show_plan(executor, console)
         return 0
     tracking = cells[0].components["tracking"]
     tracking.check_ready()
+    cluster = None
+    if grid.launcher is not None:
+        from vlsafe.cluster.launch import Cluster
+
+        cluster = Cluster.ask(grid.launcher)
     with record_lock(folder):
         sweep = open_sweep(folder, name, cells, grid.swept)
         plan = make_plan(sweep.cells)
         found = survey(plan, store, mend=True)
         executor = local(plan, store, folder, found, cells[0])
+        if cluster is None:
+            executor.check()
         if found.to_run:
             store.check_writable(2 * found.bytes_needed)
         save_record(sweep)
+    if cluster is not None and found.to_run:
+        return cluster.launch(sweep, plan, found, store, cells[0], console)
     with followed(sweep, store, tracking, bool(found.to_run), console):
         return execute(sweep, executor, console, began)
 
 
 def local(plan: Plan, store: Store, folder: Path, found: Survey, cell: Cell) -> Executor:
-    """What runs the plan on this machine. Raises `ConfigError` where it can't."""
-    executor = Executor(plan, store, folder, cell.run, found, deepspeed_settings(cell))
-    executor.check()
-    return executor
+    """What runs the plan on this machine."""
+    return Executor(plan, store, folder, cell.run, found, deepspeed_settings(cell))
 
 
 def check_not_swept(swept: Sequence[str], cells: Sequence[Cell]) -> None:
@@ -195,9 +205,9 @@ def show_plan(executor: Executor, console: Console) -> None:
 
 
 def execute(sweep: Sweep, executor: Executor, console: Console, began: float) -> int:
-    from vlsafe.report.final import print_report, reasons
+    from vlsafe.ending import conclude
     from vlsafe.report.live import View
-    from vlsafe.report.outputs import THERE, write_cells, write_plan
+    from vlsafe.report.outputs import write_plan
     from vlsafe.report.plan_view import summary
 
     plan, found, store = executor.plan, executor.found, executor.store
@@ -215,16 +225,7 @@ def execute(sweep: Sweep, executor: Executor, console: Console, began: float) ->
             executor.on_change = view
             outcome = executor.execute()
         states |= {id: progress.state for id, progress in outcome.stages.items()}
-        # Another command may have added cells meanwhile: whoever ends last writes all of them.
-        with record_lock(sweep.folder):
-            sweep = load_sweep(sweep.folder)
-            plan = make_plan(sweep.cells)
-        states = {id: states.get(id, "pending") for id in plan.stages}
-        now = survey(plan, store, mend=False)
-        states |= {id: "found" for id in plan.stages if id not in now.to_run and states[id] not in THERE}
-        write_plan(sweep, plan, now, states, reasons(outcome))
-    write_cells(sweep, plan, states, store)
-    return print_report(sweep, plan, store, states, outcome, console, time.monotonic() - began)
+    return conclude(sweep, plan, store, states, outcome, console, began)
 
 
 def time_left(executor: Executor) -> Callable[[Mapping[str, Any]], TimeLeft]:

@@ -38,6 +38,7 @@ class RunSettings:
     num_processes: PositiveInt | None = None  # of a training stage, over all nodes; by default 1, or all GPUs with deepspeed
     num_nodes: PositiveInt = 1
     micro_batch_size: PositiveInt | None = None  # rows that a process takes at once; by default its share of the global batch
+    gradient_checkpointing: bool = False
 
 
 @dataclass(frozen=True)

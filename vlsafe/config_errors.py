@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import re
+import sys
+from typing import Any
 
 from vlsafe import registry
 from vlsafe.cells import GROUPS, RunSettings
 from vlsafe.errors import VlsafeError
 from vlsafe.plugins import owner
-from vlsafe.settings import closest
+from vlsafe.settings import closest, settings_of
 
 
 def explain(error: Exception) -> str:
@@ -52,6 +54,8 @@ def registered_by(group: str, name: str) -> str | None:
 def unknown_setting(path: str) -> str:
     """`unknown setting; did you mean 'density'?`"""
     group, _, rest = path.partition(".")
+    if path.startswith("hydra.launcher."):
+        return unknown_launcher_setting(path.removeprefix("hydra.launcher."))
     if path == "experiment":
         return "write +experiment=NAME, with a plus"
     if group not in GROUPS:
@@ -69,3 +73,17 @@ def unknown_setting(path: str) -> str:
         whole = f"; where {name} is null, set all of it: {group}.{name}={{...}}" if inner else ""
         return f"the chosen {group} has no setting '{rest}' (it belongs to {', '.join(owners)}){whole}"
     return f"unknown setting; {closest(name, sorted(options))}"
+
+
+def unknown_launcher_setting(path: str) -> str:
+    """`hydra/launcher=local` has none; those of `slurm` are nested."""
+    from vlsafe.cluster.settings import SlurmSettings
+
+    options: Any = settings_of(SlurmSettings())
+    if "hydra/launcher=slurm" not in sys.argv and path.partition(".")[0] in options:
+        return "only hydra/launcher=slurm has it"
+    for name in path.split("."):
+        if not isinstance(options, dict) or name not in options:
+            return f"unknown setting; {closest(name, sorted(options) if isinstance(options, dict) else [])}"
+        options = options[name]
+    return "unknown setting"

@@ -12,7 +12,7 @@ import importlib
 import re
 import sys
 import types
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, ClassVar
@@ -27,11 +27,12 @@ from hydra.plugins.launcher import Launcher
 from hydra.plugins.search_path_plugin import SearchPathPlugin
 from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
+from vlsafe.cluster.settings import SlurmSettings
 from vlsafe.errors import ConfigError
 from vlsafe.plugins import conf_folders
-from vlsafe.settings import closest
+from vlsafe.settings import closest, settings_of
 
 ALIAS = "hydra_plugins.vlsafe"
 
@@ -43,6 +44,7 @@ class Grid:
     configs: list[DictConfig]
     swept: list[str]
     overrides: list[str]
+    launcher: Mapping[str, Any] | None = None  # settings of one that hands the plan's stages to another machine
 
 
 def swept_keys(job_overrides: Sequence[Sequence[str]]) -> list[str]:
@@ -125,11 +127,25 @@ class LocalLauncher(Launcher):
         with yaml_read_once():
             composed = compose_all(self.hydra_context.config_loader, self.config, job_overrides)
         # The task function is made to take all cells; under Hydra's own launchers it gets one.
-        return [
-            self.task_function(
-                Grid(composed, swept_keys(job_overrides), [*self.config.hydra.overrides.task, *GridSweeper.held_back])
-            )
-        ]
+        overrides = [*self.config.hydra.overrides.task, *GridSweeper.held_back]
+        return [self.task_function(Grid(composed, swept_keys(job_overrides), overrides, self.settings))]
+
+    @property
+    def settings(self) -> Mapping[str, Any] | None:
+        return None
+
+
+class SlurmLauncher(LocalLauncher):
+    """Hands all cells over as well; each unique stage of their plan becomes a Slurm job (`vlsafe/cluster/`)."""
+
+    def __init__(self, **settings: Any) -> None:
+        self.given = settings
+
+    @property
+    def settings(self) -> Mapping[str, Any] | None:
+        plain = OmegaConf.to_container(OmegaConf.create(self.given), resolve=True)
+        assert isinstance(plain, dict)
+        return {str(name): value for name, value in plain.items()}
 
 
 class InstalledConfigs(SearchPathPlugin):
@@ -238,7 +254,7 @@ def register_plugins() -> None:
         package.__path__ = []
         sys.modules["hydra_plugins"] = package
     sys.modules[ALIAS] = module
-    for plugin in (GridSweeper, LocalLauncher, InstalledConfigs):
+    for plugin in (GridSweeper, LocalLauncher, SlurmLauncher, InstalledConfigs):
         plugin.__module__ = ALIAS
         Plugins.instance().register(plugin)
     store = ConfigStore.instance()
@@ -249,3 +265,5 @@ def register_plugins() -> None:
         provider="vlsafe",
     )
     store.store(group="hydra/launcher", name="local", node={"_target_": f"{ALIAS}.LocalLauncher"}, provider="vlsafe")
+    slurm = {"_target_": f"{ALIAS}.SlurmLauncher", **settings_of(SlurmSettings())}
+    store.store(group="hydra/launcher", name="slurm", node=slurm, provider="vlsafe")

@@ -33,6 +33,7 @@ OWN_MODULES = (
     "vlsafe.eval.judges",
     "vlsafe.eval.suites",
     "vlsafe.tracking.components",
+    "vlsafe.train.deepspeed",
     "vlsafe.surroundings",
 )
 HEAVY = ("torch", "transformers", "trl", "datasets", "wandb")

@@ -26,6 +26,7 @@ class Execution:
     num_processes: int = 1  # ranks, over all nodes
     num_nodes: int = 1
     micro_batch_size: int | None = None  # rows that a rank takes at once; None: its whole share of the global batch
+    gradient_checkpointing: bool = False  # of training: activations are computed again instead of kept
     deepspeed: dict[str, Any] | None = None  # the settings of the group `deepspeed`; None: without it
 
 

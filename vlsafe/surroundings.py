@@ -1,16 +1,10 @@
-"""The groups around the grid that have one option yet: each `none` is a component like any other."""
+"""The group around the grid that has one option yet: its `none` is a component like any other."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
 from vlsafe.registry import Component, register
-
-
-@register("deepspeed", "none")
-@dataclass(frozen=True)
-class NoDeepSpeed(Component):
-    """Training runs in one process, without DeepSpeed."""
 
 
 @register("analysis", "none")

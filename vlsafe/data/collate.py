@@ -165,11 +165,13 @@ class Collator:
     `pixel_values` where there are pictures. In place of `labels`, pairs and labelled rows have TRL's `completion_mask`.
 
     Pairs: chosen rows first, then rejected ones. Labelled rows: `label`, and under `KL_…` the same prompts with the answers of
-    the examples that the features name as `mismatched`.
+    the examples that the features name as `mismatched`. Where features say that their step is `pictured`, so does the batch,
+    with `absent_pixels` where it has no picture of its own (with `blank_always`, in every batch without pictures).
     """
 
     def __init__(self, encoder: Encoder, examples: Sequence[Example], rows: Sequence[Mapping[str, Any]]) -> None:
         self.encoder, self.examples, self.rows = encoder, examples, rows
+        self.blank_always = False
 
     def __call__(self, features: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         import torch
@@ -191,6 +193,11 @@ class Collator:
         if pictures:
             pixels = self.encoder.pictures(pictures, return_tensors="pt")["pixel_values"]  # type: ignore[misc]
             batch["pixel_values"] = pixels if sides == 1 else torch.cat([pixels, pixels])
+        if "pictured" in features[0]:
+            batch["pictured"] = features[0]["pictured"]
+        if not pictures and (self.blank_always or batch.get("pictured")):
+            some = next(self.rows[e.row]["images"][:1] for e in self.examples if e.pictures)
+            batch["absent_pixels"] = self.encoder.pictures(some, return_tensors="pt")["pixel_values"]  # type: ignore[misc]
         return batch
 
     def _fitting(self, example: Example, completion: array[int]) -> array[int]:

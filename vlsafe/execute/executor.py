@@ -21,14 +21,16 @@ from vlsafe.execute.devices import Machine, Share, check_fits
 from vlsafe.execute.events import EventReader
 from vlsafe.execute.pool import Place, Pool, rank_log, reserve_port
 from vlsafe.execute.progress import ENDED, Outcome, Progress
-from vlsafe.execute.resources import Needs, execution_of, needs, together, visible_gpus
+from vlsafe.execute.resources import Needs, check_training, execution_of, needs, together, visible_gpus
 from vlsafe.execute.running import RankLog, Running
 from vlsafe.execute.survey import Survey
 from vlsafe.execute.task import Task, group_stages, order_of
 from vlsafe.lock import process_start
 from vlsafe.plan import Plan, Stage
 from vlsafe.provenance import cpu_count
+from vlsafe.stage import TRAINING_KINDS
 from vlsafe.store import Store
+from vlsafe.train.deepspeed import check_compiler
 
 POLL_SECONDS = 0.1
 STOP_SECONDS = (
@@ -65,7 +67,12 @@ class Executor:
 
     def check(self) -> None:
         """Raises `ConfigError` for what this machine can't run."""
-        check_fits(((self.plan.stages[id], self.needs(self.plan.stages[id])) for id in sorted(self.found.to_run)), self.gpus)
+        to_run = [self.plan.stages[id] for id in sorted(self.found.to_run)]
+        check_fits(((stage, self.needs(stage)) for stage in to_run), self.gpus)
+        for stage in to_run:
+            check_training(stage, self.needs(stage), self.run, self.deepspeed)
+        if self.deepspeed is not None and not self.gpus and any(stage.kind in TRAINING_KINDS for stage in to_run):
+            check_compiler()
 
     def groups(self) -> list[tuple[str, ...]]:
         return group_stages(self.plan, self.found.to_run)

@@ -6,6 +6,7 @@ import os
 import signal
 import sys
 import time
+from pathlib import Path
 
 ORPHAN_SECONDS = 20.0  # how long a stage may take to stop once its parent is gone
 LAUNCHER_POLL_SECONDS = 1.0
@@ -22,6 +23,13 @@ class StopRequest:
 
     def is_set(self) -> bool:
         return self._is_set
+
+
+def set_path() -> None:
+    """What DeepSpeed compiles with (ninja) lies beside the interpreter, also where no environment was activated."""
+    own = str(Path(sys.executable).parent)
+    if own not in os.environ.get("PATH", "").split(os.pathsep):
+        os.environ["PATH"] = os.pathsep.join([own, os.environ.get("PATH", "")])
 
 
 def set_threads(threads: int) -> None:

@@ -9,10 +9,13 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
+from vlsafe import registry
 from vlsafe.cells import Cell, RunSettings
+from vlsafe.errors import ConfigError
 from vlsafe.plan import Stage
 from vlsafe.settings import settings_of
 from vlsafe.stage import TRAINING_KINDS, Execution
+from vlsafe.train.split import check_split
 
 CPU_RANKS = 2  # of a training stage with DeepSpeed where there is no GPU, to try it out
 
@@ -46,6 +49,20 @@ def needs(stage: Stage, run: RunSettings, deepspeed: bool, gpus: int, cores: int
     return Needs(processes, nodes, processes // nodes if on_gpu else 0, threads)
 
 
+def check_training(stage: Stage, wanted: Needs, run: RunSettings, deepspeed: Mapping[str, Any] | None) -> None:
+    """Raises `ConfigError` for a training stage that can't run in so many processes, or not with this of DeepSpeed."""
+    if stage.kind not in TRAINING_KINDS:
+        return
+    group = "adaptation" if stage.settings.get("joint") else stage.kind
+    component = registry.make(group, stage.settings[group])
+    check_split(component, group, wanted.processes, run.micro_batch_size)
+    if deepspeed is not None and deepspeed.get("stage") == 3 and not getattr(component, "zero3", True):
+        raise ConfigError(
+            f"deepspeed=zero3: {group}={component.component_name} can't train with weights split over processes; set"
+            " deepspeed=zero2 or none"
+        )
+
+
 def together(group: Iterable[Needs]) -> Needs:
     """Of stages that share a task, one after the other."""
     all_of = list(group)
@@ -61,6 +78,7 @@ def execution_of(group: Needs, run: RunSettings, deepspeed: Mapping[str, Any] | 
         num_processes=group.processes,
         num_nodes=group.nodes,
         micro_batch_size=run.micro_batch_size,
+        gradient_checkpointing=run.gradient_checkpointing,
         deepspeed=None if deepspeed is None else dict(deepspeed),
     )
 

@@ -25,7 +25,7 @@ from typing import Any, NamedTuple, cast
 
 from vlsafe.errors import CheckError, CorruptArtifactError, StageInterrupted, VlsafeError
 from vlsafe.execute.events import EventWriter, State
-from vlsafe.execute.process import StopRequest, end_with_launcher, given_gpus, set_threads
+from vlsafe.execute.process import StopRequest, end_with_launcher, given_gpus, set_path, set_threads
 from vlsafe.execute.stages import run_stage
 from vlsafe.execute.task import StageOrder, Task, load_task
 from vlsafe.provenance import environment
@@ -83,15 +83,16 @@ class Worker:
         unavailable: set[str] = set()
         for orders in with_snapshots(self.task.stages):
             if self.stop.is_set():
+                unavailable |= {order.id for order in orders}
                 self._tell(orders, "interrupted")
             elif any(parent in unavailable for order in orders for parent in order.parents.values()):
                 unavailable |= {order.id for order in orders}
                 self._tell(orders, "skipped")
             elif not self._run_one(orders):
                 unavailable |= {order.id for order in orders}
-        if self.stop.is_set():
-            return INTERRUPTED
-        return FAILED if unavailable else 0
+        if not unavailable:  # a stop that came when the last stage was as good as done stops nothing
+            return 0
+        return INTERRUPTED if self.stop.is_set() else FAILED
 
     def _tell(self, orders: Sequence[StageOrder], state: State, **more: Any) -> None:
         """Of those that were not said to be done before."""
@@ -266,12 +267,14 @@ def keep_nothing(write: Callable[[Path], object], facts: dict[str, Any]) -> None
 def main(task_path: str) -> int:
     task = load_task(Path(task_path))
     set_threads(task.execution.threads)
+    set_path()
     stop = StopRequest()
 
     def on_stop(signum: int, frame: FrameType | None) -> None:
         stop.set()
 
-    for number in (signal.SIGTERM, signal.SIGINT):
+    # USR1: what a cluster's scheduler says before a time limit.
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1):
         signal.signal(number, on_stop)
     try:
         ranks = join(task.execution.device)

@@ -30,11 +30,14 @@ def pretrain(settings: Microworld, ctx: StageContext) -> None:
 
     processor = build_processor()
     setting, offset = settings.pretraining, settings.tower.steps
-    tower = kept_tower(settings, ctx, setting.steps)
+    if ctx.ranks.main:
+        tower = kept_tower(settings, ctx, setting.steps)
+    ctx.ranks.barrier()  # the tower is trained once, by the main rank
     phase = _phase(settings, "pretraining", setting, mixtures.pretraining, _PRETRAINING)
     llm_ctx = replace(ctx, progress=lambda done, total, note: ctx.progress(offset + done, offset + total, note))
     llm, _ = run_phases(lambda: (new_language_model(settings, processor.tokenizer), processor.tokenizer), [phase], llm_ctx)
-    save_model(assemble(llm, tower, processor, feature_layer=-1, seed=settings.seed), processor, ctx.out)
+    if ctx.ranks.main:
+        save_model(assemble(llm, tower, processor, feature_layer=-1, seed=settings.seed), processor, ctx.out)
 
 
 def align(settings: Microworld, ctx: StageContext) -> None:

@@ -29,21 +29,26 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--outputs", default="outputs", help="the folder of sweeps/ and store/ (default: outputs)")
     parser.add_argument("--store", help="the store's folder (default: OUTPUTS/store)")
     options = parser.parse_args(dashed(arguments))
-    sweeps = Path(options.outputs).absolute() / "sweeps"
-    name = options.sweep or ""
+    sweep, store = named_sweep(options.sweep or "", options.outputs, options.store)
+    return rebuild(sweep, store, Console(highlight=False))
+
+
+def named_sweep(name: str, outputs: str, store_folder: str | None) -> tuple[Sweep, Store]:
+    """By its name, or its folder. Raises `ConfigError` where there is none, `StoreError` where its store isn't there."""
+    sweeps = Path(outputs).absolute() / "sweeps"
     folder = Path(name).absolute() if name and (Path(name) / "sweep.json").is_file() else sweeps / name
     if not name:
         there = sorted(p.parent.name for p in sweeps.glob("*/sweep.json"))
         raise ConfigError(f"no sweep named; in {sweeps} there {'are: ' + ', '.join(there) if there else 'is none'}")
     if folder.parent == sweeps:
-        check_name(name)
+        check_name(folder.name)
     sweep = load_sweep(folder)
-    store = Path(options.store) if options.store else folder.parent.parent / "store"
-    if not store.is_dir() and not options.store:
+    store = Path(store_folder) if store_folder else folder.parent.parent / "store"
+    if not store.is_dir() and not store_folder:
         store = Path(sweep.cells[0].run.store)  # it was elsewhere when the sweep ran
     if not store.is_dir():
         raise StoreError(f"no store at {store}: set --store FOLDER")
-    return rebuild(sweep, Store(store), Console(highlight=False))
+    return sweep, Store(store)
 
 
 def dashed(arguments: Sequence[str] | None) -> list[str]:

@@ -52,7 +52,9 @@ def clock(seconds: float) -> str:
 class View:
     """Call it with the outcome as it changes; use it as a context."""
 
-    def __init__(self, plan: Plan, console: Console, live: bool, time_left: Callable[[Mapping[str, Any]], TimeLeft]) -> None:
+    def __init__(
+        self, plan: Plan, console: Console, live: bool, time_left: Callable[[Mapping[str, Any]], TimeLeft] | None
+    ) -> None:
         self.plan, self.console, self.time_left = plan, console, time_left
         self.began = time.monotonic()
         self.live = Live(console=console, refresh_per_second=4, transient=True) if live and console.is_terminal else None
@@ -105,9 +107,12 @@ class View:
         return Group(self._headline(stages), table, now)
 
     def _headline(self, stages: Mapping[str, StageState]) -> Text:
+        so_far = f"{clock(time.monotonic() - self.began)} so far"
+        if self.time_left is None:
+            return Text(so_far, style="cyan")
         left = self.time_left(stages)
         ahead = f"about {clock(left.seconds)} left" if left.complete else f"at least {clock(left.seconds)} left"
-        return Text(f"{clock(time.monotonic() - self.began)} so far, {ahead}", style="cyan")
+        return Text(f"{so_far}, {ahead}", style="cyan")
 
     @staticmethod
     def _stage_left(state: StageState) -> str:

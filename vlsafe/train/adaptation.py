@@ -145,7 +145,9 @@ def run_and_save(phases: Sequence[Phase], ctx: StageContext) -> None:
     from vlsafe.train.engine import run_phases
 
     parent = ctx.parents["model"]
-    model, processor = run_phases(
-        lambda: (load_model(parent, ctx.execution.device, train=True), load_processor(parent)), phases, ctx
-    )
-    save_model(model, processor, ctx.out)
+    # ZeRO-3 splits what lies in CPU memory, so that no GPU ever holds all of it.
+    stage = (ctx.execution.deepspeed or {}).get("stage")
+    device = "cpu" if stage == 3 else ctx.execution.device
+    model, processor = run_phases(lambda: (load_model(parent, device, train=True), load_processor(parent)), phases, ctx)
+    if ctx.ranks.main:
+        save_model(model, processor, ctx.out)

@@ -64,21 +64,23 @@ def digest(content: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
-def seal(checkpoint: Path, seconds: float) -> None:
-    """Make a checkpoint count; then older ones go."""
-    mark(checkpoint / MARKER, map(str, files_below(checkpoint)), seconds=seconds)
+def seal(checkpoint: Path, seconds: float, layout: str = "whole") -> None:
+    """Make a checkpoint count; then older ones go. `layout`: what it can be read by (`Way.layout`)."""
+    mark(checkpoint / MARKER, map(str, files_below(checkpoint)), seconds=seconds, layout=layout)
     sync(checkpoint.parent)
     for other in checkpoint.parent.glob("checkpoint-*"):
         if other != checkpoint:
             shutil.rmtree(other, ignore_errors=True)
 
 
-def newest(folder: Path) -> Checkpoint | None:
-    """The latest checkpoint that is complete and undamaged; later ones are removed."""
+def newest(folder: Path, layout: str = "whole") -> Checkpoint | None:
+    """The latest checkpoint that is complete, undamaged and of this layout; later ones are removed."""
     for step, path in sorted(((int(c.name.rpartition("-")[2]), c) for c in folder.glob("checkpoint-*")), reverse=True):
         marked = verified(path / MARKER)
-        if marked is not None:
+        if marked is not None and marked.get("layout", "whole") == layout:
             return Checkpoint(path, step, marked["seconds"])
+        if marked is not None:
+            print(f"{path}: written by {marked['layout']}, which {layout} can't read, so dropped", file=sys.stderr)
         shutil.rmtree(path, ignore_errors=True)
     return None
 

@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 from vlsafe.data.collate import Collator, Encoder
 from vlsafe.data.order import balanced, batches
-from vlsafe.errors import StageInterrupted
+from vlsafe.errors import CheckError, StageInterrupted
 from vlsafe.model.load import quiet, template_hash
 from vlsafe.provenance import peak_memory_mb
 from vlsafe.stage import StageContext
@@ -21,8 +21,9 @@ from vlsafe.train.checkpoint import Checkpoint, finished_phases, mark, newest, r
 from vlsafe.train.checks import check_image_tokens, check_supervised, check_vocabulary
 from vlsafe.train.lora import Lora, inject, merge, merged_copy
 from vlsafe.train.optimization import Optimization
-from vlsafe.train.parts import check_changes, check_trainable, fingerprints, freeze_all_but
+from vlsafe.train.parts import bits, check_changes, check_trainable, fingerprints, freeze_all_but
 from vlsafe.train.snapshots import Snapshots, same_config
+from vlsafe.train.split import Split, Way, way_of
 
 Method = Literal["sft", "dpo", "kto"]
 Part = Literal["language_model", "projector", "vision_tower"]
@@ -45,23 +46,33 @@ class Phase:
 
 
 def run_phases(load: Callable[[], tuple[Any, Any]], phases: Sequence[Phase], ctx: StageContext) -> tuple[Any, Any]:
-    """The model and processor of `load()` after all phases; the caller saves them to `ctx.out`.
+    """The model and processor of `load()` after all phases; the caller saves them to `ctx.out`, on the main rank: under ZeRO no
+    other has the model in the end (None).
 
     Raises `CheckError` where training would compute something silently wrong, `StageInterrupted` when `ctx.should_stop()`;
     the same call then goes on from the last checkpoint in `ctx.work`, to the same bits as if it had never stopped.
     `ctx.facts["earlier_seconds"]` is what earlier tries spent until that checkpoint. With `ctx.step` the last phase ends after
     that step of its schedule; `ctx.snapshots` are published on the way.
     """
-    began = time.monotonic()
-    model, processor = load()
-    ctx.facts["template_hash"] = template_hash(processor)
-    folders = [ctx.work / f"{i}-{phase.name}" for i, phase in enumerate(phases)]
-    marks = finished_phases(folders)
-    finished = len(marks)
-    if marks:
-        from vlsafe.train.trainers import load_weights
+    from vlsafe.train.weights import load_weights, unsplit
 
-        load_weights(model, folders[finished - 1] / "final.safetensors")
+    began = time.monotonic()
+    way = way_of(ctx.execution, ctx.ranks)
+    parts = [way.split(phase.optimization.batch_size, f"{phase.name}: batch_size") for phase in phases]
+    folders = [ctx.work / f"{i}-{phase.name}" for i, phase in enumerate(phases)]
+    marks = ctx.ranks.broadcast(finished_phases(folders) if ctx.ranks.main else [])
+    finished = len(marks)
+
+    def fresh(done: int) -> tuple[Any, Any]:
+        """The model as it is after that many phases."""
+        with unsplit():
+            made, processor = load()
+        if done:
+            load_weights(made, folders[done - 1] / "final.safetensors")
+        return made, processor
+
+    model, processor = fresh(finished)
+    ctx.facts["template_hash"] = template_hash(processor)
     ctx.facts["earlier_seconds"] = marks[-1]["seconds"] if marks else 0.0
     facts = {phase.name: done["facts"] for phase, done in zip(phases[:finished], marks, strict=True)}
 
@@ -70,17 +81,13 @@ def run_phases(load: Callable[[], tuple[Any, Any]], phases: Sequence[Phase], ctx
 
     total = sum(phase.optimization.steps for phase in phases)
     done = sum(phase.optimization.steps for phase in phases[:finished])
-    for phase, folder in list(zip(phases, folders, strict=True))[finished:]:
+    for number in range(finished, len(phases)):
+        phase, folder = phases[number], folders[number]
+        if model is None or (way.zero is not None and number > finished):
+            model, _ = fresh(number)
         folder.mkdir(parents=True, exist_ok=True)
-        checkpoint = newest(folder)
         snapshots = Snapshots(processor, phase.name, ctx) if phase is phases[-1] else None
-        if (
-            checkpoint is not None
-            and snapshots is not None
-            and min(snapshots.steps, default=checkpoint.step + 1) <= checkpoint.step
-        ):
-            shutil.rmtree(checkpoint.path)  # it is beyond what is still wanted
-            checkpoint = None
+        checkpoint = ctx.ranks.broadcast(wanted_checkpoint(folder, way.layout, snapshots) if ctx.ranks.main else None)
         if snapshots is not None and checkpoint is None and snapshots.take(0, model):
             break
         if checkpoint is not None:
@@ -90,14 +97,33 @@ def run_phases(load: Callable[[], tuple[Any, Any]], phases: Sequence[Phase], ctx
         def tell(step: int, note: str, offset: int = offset) -> None:
             ctx.progress(offset + step, total, note)
 
-        facts[phase.name] = run_phase(model, processor, phase, folder, checkpoint, ctx, tell, elapsed, snapshots)
+        def again(number: int = number) -> Any:
+            return fresh(number)[0]
+
+        model, facts[phase.name] = run_phase(
+            model, processor, phase, folder, checkpoint, ctx, tell, elapsed, way, parts[number], again, snapshots
+        )
         done += phase.optimization.steps
         if phase is not phases[-1]:  # the last one's weights are what the stage publishes
-            keep(model, facts[phase.name], folder, elapsed())
+            if ctx.ranks.main:
+                keep(model, facts[phase.name], folder, elapsed())
+            ctx.ranks.barrier()
     ctx.facts["phases"] = facts
     ctx.facts["peak_memory_mb"] = peak_memory_mb()
-    collect_logs(phases, folders, ctx.out / "train_log.jsonl")
-    return model.eval(), processor
+    if ctx.ranks.main:
+        collect_logs(phases, folders, ctx.out / "train_log.jsonl")
+    return None if model is None else model.eval(), processor
+
+
+def wanted_checkpoint(folder: Path, layout: str, snapshots: Snapshots | None) -> Checkpoint | None:
+    """The newest one, unless it lies beyond a snapshot that is still wanted."""
+    checkpoint = newest(folder, layout)
+    if checkpoint is None or snapshots is None:
+        return checkpoint
+    if min(snapshots.steps, default=checkpoint.step + 1) > checkpoint.step:
+        return checkpoint
+    shutil.rmtree(checkpoint.path)
+    return None
 
 
 def run_phase(
@@ -109,9 +135,14 @@ def run_phase(
     ctx: StageContext,
     tell: Callable[[int, str], None],
     elapsed: Callable[[], float],
+    way: Way,
+    parts: Split,
+    again: Callable[[], Any],
     snapshots: Snapshots | None = None,
-) -> dict[str, Any]:
-    """Train `model` in place, from `checkpoint` on; returns the phase's facts. `elapsed`: seconds spent on the stage."""
+) -> tuple[Any, dict[str, Any]]:
+    """Train `model` from `checkpoint` on; returns the trained model and the phase's facts. `elapsed`: seconds spent on the
+    stage. `again()` is another `model` as it is now: under ZeRO the trained weights are put into one, on the main rank alone
+    (None on others)."""
     from vlsafe.train.trainers import make_trainer
     from vlsafe.train.watch import Watch
 
@@ -140,20 +171,29 @@ def run_phase(
         order = batches(pictured, setting.batch_size, setting.steps, phase.seed)
 
     lines = read_log(checkpoint.path / "log.jsonl") if checkpoint else []
-    write_log(folder / "log.jsonl", lines)
+    if ctx.ranks.main:
+        write_log(folder / "log.jsonl", lines)
     collator = Collator(encoder, encoded.examples, rows)
     # A row with pictures and one without: what adapters are merged by must compute the same before and after.
     probe = collator([{"example": i} for i in {kind: i for i, kind in enumerate(pictured)}.values()]) if adapted else {}
     ready = time.monotonic()
+
+    def whole() -> Any:
+        """The model as it is now, as plain as `again()` makes it, with adapters where there are some; None on other ranks."""
+        if way.zero is None:
+            return model
+        return unsharded(model, again, phase, before, ctx.ranks.main)
+
     with quiet(), same_config(model) as as_before:
 
         def after(step: int) -> bool:
             if snapshots is None or step not in snapshots.steps:
                 return False
+            plain = whole()
             with as_before():
-                return snapshots.take(step, merged_copy(model, adapted, probe, phase.name) if adapted else model)
+                return snapshots.take(step, merged_copy(plain, adapted, probe, phase.name) if adapted and plain else plain)
 
-        watch = Watch(phase.name, setting.steps, folder, ctx, lines, tell, elapsed, after)
+        watch = Watch(phase.name, setting.steps, folder, ctx, lines, tell, elapsed, after, way.layout)
         trainer = make_trainer(
             phase.method,
             model,
@@ -166,6 +206,9 @@ def run_phase(
             phase.options,
             watch,
             tick,
+            way,
+            parts,
+            pictured,
             phase.lora.projector_learning_rate if phase.lora else None,
         )
         trainer.report = watch.report
@@ -174,17 +217,22 @@ def run_phase(
             trainer.train(resume_from_checkpoint=str(checkpoint.path) if checkpoint else None)
         finally:
             model.__dict__.pop("forward", None)  # TRL's head, or ours in its place
-            model.zero_grad(set_to_none=True)
-    if watch.interrupted:
-        raise StageInterrupted(f"{phase.name}: stopped at step {watch.lines[-1]['step']} of {setting.steps}, with a checkpoint")
-    if adapted:
-        merge(model, adapted, probe, phase.name)
-    changed = check_changes(before, model, phase.trainable, phase.name, adapted)
-    model.requires_grad_(True)
+            trainer.let_go()
+        if watch.interrupted:
+            step = watch.lines[-1]["step"]
+            raise StageInterrupted(f"{phase.name}: stopped at step {step} of {setting.steps}, with a checkpoint")
+        trained = whole()
+    changed = 0
+    if trained is not None:
+        trained.zero_grad(set_to_none=True)
+        if adapted:
+            merge(trained, adapted, probe, phase.name)
+        changed = check_changes(before, trained, phase.trainable, phase.name, adapted)
+        trained.requires_grad_(True)
 
     kept = [(e.source, e.pictures > 0) for e in encoded.examples]
     seconds = lines[-1]["seconds"]
-    return {
+    return trained, {
         "method": phase.method,
         "steps": lines[-1]["step"],
         "seconds": round(seconds, 3),
@@ -207,13 +255,40 @@ def run_phase(
         "adapted_layers": len(adapted),
         "changed_tensors": changed,
         "resumed_from_step": checkpoint.step if checkpoint else 0,
+        "micro_batch_size": parts.micro,
+        "gradient_accumulation": parts.accumulation,
         "loss_curve": curve(lines),
     }
 
 
+def unsharded(model: Any, again: Callable[[], Any], phase: Phase, before: dict[str, int], main: bool) -> Any:
+    """A plain model with the weights that ZeRO has trained so far, its adapters in place; None on ranks but the main one.
+
+    Raises `CheckError` where a trained weight is missing or has no place, or a frozen one is not what it was.
+    """
+    from vlsafe.train.weights import frozen_bits, gathered, put_weights, trained_state
+
+    state = gathered(model, main)
+    frozen = frozen_bits(model, main, bits) if phase.optimization.precision == "fp32" else {}
+    if not main:
+        return None
+    plain = again()
+    adapted = inject(plain, phase.lora, phase.seed, phase.name) if phase.lora else ()
+    freeze_all_but(plain, phase.trainable, phase.name, adapted)
+    for name, value in frozen.items():
+        was = before.get(name.replace(".base_layer.", "."))
+        if value != was:
+            raise CheckError(f"{phase.name}: {name} changed, although it is frozen")
+    put_weights(plain, state, f"{phase.name}: what DeepSpeed trained", trained_state(plain))
+    for name, parameter in plain.named_parameters():
+        if name in state and parameter.dtype == state[name].dtype and bits(parameter) != bits(state[name]):
+            raise CheckError(f"{phase.name}: {name} is not what DeepSpeed has of it")
+    return plain
+
+
 def keep(model: Any, facts: dict[str, Any], folder: Path, seconds: float) -> None:
     """A finished phase: its weights, then the marker that they count, then its checkpoints go."""
-    from vlsafe.train.trainers import save_weights
+    from vlsafe.train.weights import save_weights
 
     save_weights(model.state_dict(), folder / "final.safetensors")
     mark(folder / "done.json", ["final.safetensors", "log.jsonl"], seconds=seconds, facts=facts)

@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
-from vlsafe.settings import Fraction, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
+from vlsafe.settings import Fraction, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, added
 
 
 @dataclass(frozen=True)
@@ -21,6 +21,7 @@ class Optimization:
     final_fraction: Fraction = 0.0  # the learning rate after the last step, as a share of the peak
     weight_decay: NonNegativeFloat = 0.0
     max_grad_norm: PositiveFloat = 1.0
+    precision: Literal["fp32", "bf16"] = added("fp32")  # bf16: computed in 16 bits, weights and optimiser state kept in 32
 
     @property
     def rows(self) -> int:

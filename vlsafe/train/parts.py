@@ -63,12 +63,14 @@ def described(trainable: Sequence[str], adapted: Collection[str]) -> str:
 
 def fingerprints(model: Any) -> dict[str, int]:
     """A checksum of the bits of every parameter, to see afterwards which ones changed."""
+    return {name: bits(parameter) for name, parameter in model.named_parameters()}
+
+
+def bits(tensor: Any) -> int:
+    """A checksum of a tensor's bits."""
     import torch
 
-    return {
-        name: zlib.crc32(parameter.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())
-        for name, parameter in model.named_parameters()
-    }
+    return zlib.crc32(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())
 
 
 def check_changes(

@@ -19,11 +19,12 @@ class Snapshots:
 
     def take(self, step: int, model: Any) -> bool:
         publish = self.ctx.snapshots.get(step)
-        if publish is not None:
+        if publish is not None and self.ctx.ranks.main:
             from vlsafe.model.load import save_model
 
             facts = {"template_hash": self.ctx.facts["template_hash"], "phase": self.phase, "step": step}
             publish(lambda out: save_model(model, self.processor, out), facts)
+        self.ctx.ranks.barrier()
         return step == self.ctx.step
 
 

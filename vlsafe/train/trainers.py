@@ -8,21 +8,24 @@ the model's own names, and the loss and gradient norm of each step stay on the d
 from __future__ import annotations
 
 import types
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
+from accelerate.state import AcceleratorState
 from datasets import Dataset
 from safetensors.torch import load_file, save_file
 from transformers import PrinterCallback, Trainer
 from trl import DPOConfig, DPOTrainer, KTOConfig, KTOTrainer, SFTConfig, SFTTrainer
 from trl.trainer.utils import FusedCausalLMOutput
 
-from vlsafe.errors import CheckError
 from vlsafe.train.checkpoint import mark, verified
+from vlsafe.train.idle import SEEING, AbsentPicture, SparingAdamW, groups_by_part
 from vlsafe.train.optimization import Optimization
 from vlsafe.train.parts import part_of
+from vlsafe.train.split import Split, Way
+from vlsafe.train.weights import load_weights, save_weights, trained_state
 
 WEIGHTS = "model.safetensors"
 # Text settings that change the logits after the head: such models keep TRL's own head.
@@ -57,10 +60,14 @@ class Exact(Trainer):  # type: ignore[misc]
     tensors that are still on the device; `before_first_step(trainer)` once, when the optimiser exists."""
 
     optimization: Optimization
+    optimizer: Any
+    way: Way
     projector_learning_rate: float | None = None  # None: that of everything else
     lr_scheduler: Any
     report: Callable[[int, Any, Any, float, int, dict[str, float]], None]
     before_first_step: Callable[[Any], None]
+    _sparing: SparingAdamW | None = None
+    absent: AbsentPicture | None = None  # with several ranks, of a model that sees
 
     def _send_telemetry(self) -> None:
         return None
@@ -68,12 +75,18 @@ class Exact(Trainer):  # type: ignore[misc]
     def create_optimizer(self, model: Any = None) -> Any:
         made = self.optimizer is None
         optimizer = super().create_optimizer(model)
+        if made and self.way.zero is not None:
+            optimizer = self.optimizer = self._sparing = SparingAdamW(groups_by_part(optimizer.param_groups, self.model))
         if made and self.projector_learning_rate is not None:
             projector = {id(p) for n, p in self.model.named_parameters() if part_of(n) == "projector"}
             for group in list(optimizer.param_groups):
                 own = [p for p in group["params"] if id(p) in projector]
                 group["params"] = [p for p in group["params"] if id(p) not in projector]
-                optimizer.add_param_group({**group, "params": own, "lr": self.projector_learning_rate})
+                if own:
+                    optimizer.add_param_group({**group, "params": own, "lr": self.projector_learning_rate})
+            optimizer.param_groups[:] = [group for group in optimizer.param_groups if group["params"]]
+        if made:
+            self.before_first_step(self)
         return optimizer
 
     def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
@@ -82,16 +95,25 @@ class Exact(Trainer):  # type: ignore[misc]
             self._created_lr_scheduler = True
         return self.lr_scheduler
 
-    def _prepare_for_training(self, *args: Any, **kwargs: Any) -> Any:
-        prepared = super()._prepare_for_training(*args, **kwargs)
-        self.before_first_step(self)
-        return prepared
-
     def step_metrics(self) -> dict[str, float]:
         return {}
 
+    def let_go(self) -> None:
+        """Takes out of the model what training had put there."""
+        if self.absent is not None:
+            self.absent.remove()
+
     def floating_point_ops(self, inputs: Any) -> int:
         return 0
+
+    def _prepare_inputs(self, inputs: Any) -> Any:
+        prepared = super()._prepare_inputs(inputs)
+        pictured = prepared.pop("pictured", None)  # whether any rank's share of this step has a picture
+        if pictured is not None and self._sparing is not None:
+            self._sparing.idle = () if pictured else SEEING
+        if self.absent is not None:
+            self.absent.pixels = prepared.pop("absent_pixels", None)
+        return prepared
 
     def training_step(self, model: Any, inputs: Any, num_items_in_batch: Any = None) -> Any:
         self._step_tokens = getattr(self, "_step_tokens", 0) + inputs["input_ids"].numel()
@@ -101,13 +123,21 @@ class Exact(Trainer):  # type: ignore[misc]
 
     def _clip_grad_norm(self, model: Any) -> Any:
         norm = super()._clip_grad_norm(model)
-        rate = self.lr_scheduler.get_last_lr()[0]
-        self.report(self.state.global_step + 1, self._step_loss, norm, rate, self._step_tokens, self.step_metrics())
+        step = self.state.global_step  # not the scheduler's: DeepSpeed has moved that on by now
+        rate = self.args.learning_rate * self.optimization.factor(step)
+        self.report(step + 1, self._step_loss, torch.as_tensor(norm), rate, self._step_tokens, self.step_metrics())
         self._step_loss, self._step_tokens = 0, 0
         return norm
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         Trainer._save_checkpoint(self, model, trial)  # without TRL's model card
+
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        if self.way.zero is None:  # else DeepSpeed's checkpoint holds the weights
+            super().save_model(output_dir, _internal_call)
+        elif self.way.ranks.main:
+            Path(output_dir or self.args.output_dir).mkdir(parents=True, exist_ok=True)
+        self.way.ranks.barrier()
 
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
         out = Path(output_dir or self.args.output_dir)
@@ -117,39 +147,6 @@ class Exact(Trainer):  # type: ignore[misc]
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         model = model or self.model
         load_weights(model, Path(resume_from_checkpoint) / WEIGHTS, trained_state(model))
-
-
-def trained_state(model: Any) -> dict[str, Any]:
-    """The state dict without what is frozen."""
-    frozen = {name for name, p in model.named_parameters(remove_duplicate=False) if not p.requires_grad}
-    return {name: tensor for name, tensor in model.state_dict().items() if name not in frozen}
-
-
-def save_weights(state: Mapping[str, Any], file: Path) -> None:
-    """A state dict under its own names, tied tensors once."""
-    seen: set[int] = set()
-    kept = {}
-    for name, tensor in state.items():
-        if tensor.data_ptr() not in seen or tensor.numel() == 0:
-            seen.add(tensor.data_ptr())
-            kept[name] = tensor.detach().contiguous()
-    save_file(kept, file, metadata={"format": "pt"})
-
-
-def load_weights(model: Any, file: Path, needed: Mapping[str, Any] | None = None) -> None:
-    """The inverse: raises `CheckError` where a tensor is left over, or one of the whole state dict (or of `needed`) missing."""
-    saved = load_file(file)
-    state = model.state_dict()
-    with torch.no_grad():
-        for name, tensor in saved.items():
-            if name not in state or state[name].shape != tensor.shape:
-                raise CheckError(f"{file}: '{name}' does not fit {type(model).__name__}")
-            state[name].copy_(tensor)
-    filled = {state[name].data_ptr() for name in saved}
-    needed = state if needed is None else needed
-    missing = [name for name, tensor in needed.items() if tensor.data_ptr() not in filled]
-    if missing:
-        raise CheckError(f"{file}: {len(missing)} tensors of {type(model).__name__} are missing, such as {missing[0]}")
 
 
 class Supervised(Exact, SFTTrainer):  # type: ignore[misc]
@@ -175,8 +172,8 @@ class Compared(Exact):
     reference_columns: ClassVar[tuple[str, str]]
     metric_names: ClassVar[tuple[tuple[str, str], ...]]  # ours and TRL's
 
-    def __init__(self, model: Any, reference_file: Path, tick: Callable[[str], None], **kwargs: Any) -> None:
-        self._reference_file, self._tick = reference_file, tick
+    def __init__(self, model: Any, reference_file: Path, tick: Callable[[str], None], way: Way, **kwargs: Any) -> None:
+        self._reference_file, self._tick, self.way = reference_file, tick, way
         super().__init__(model=model, **kwargs)
 
     def _prepare_dataset(self, dataset: Any, *args: Any) -> Any:
@@ -193,20 +190,34 @@ class Compared(Exact):
     def _precompute_ref_logps(self, dataset: Any, name: str, batch_size: int) -> Any:
         use_light_head(self.model)
         marker = self._reference_file.with_suffix(".json")
-        if verified(marker) is None:
-            rows = []
-            self.model.eval()
-            for start in range(0, len(dataset), batch_size):
-                self._tick(f"asking the reference, {start} of {len(dataset)}")
-                features = [dataset[i] for i in range(start, min(start + batch_size, len(dataset)))]
-                inputs = self._prepare_inputs(self.data_collator(features))
-                rows.append(torch.stack(self.reference(inputs), dim=1).float().cpu())
-            save_file({"log_probs": torch.cat(rows)}, self._reference_file)
-            mark(marker, [self._reference_file.name])
+        ranks = self.way.ranks
+        if not ranks.broadcast(ranks.main and verified(marker) is not None):
+            rows = self._reference_rows(dataset, batch_size)
+            if ranks.main:
+                save_file({"log_probs": rows}, self._reference_file)
+                mark(marker, [self._reference_file.name])
+            ranks.barrier()
         values = load_file(self._reference_file)["log_probs"]
         for i, column in enumerate(self.reference_columns):
             dataset = dataset.add_column(column, values[:, i].tolist())
         return dataset
+
+    def _reference_rows(self, dataset: Any, batch_size: int) -> Any:
+        """(rows, columns); ranks take turns at the batches. ZeRO has not got hold of the model yet: each has all of it."""
+        ranks, place = self.way.ranks, self.model.device
+        self.model.to(self.args.device).eval()
+        starts = list(range(0, len(dataset), batch_size))
+        mine: dict[int, Any] = {}
+        for turn in range(0, len(starts), ranks.world):
+            self._tick(f"asking the reference, {starts[turn]} of {len(dataset)}")
+            if turn + ranks.rank < len(starts):
+                start = starts[turn + ranks.rank]
+                features = [dataset[i] for i in range(start, min(start + batch_size, len(dataset)))]
+                inputs = self._prepare_inputs(self.data_collator(features))
+                mine[start] = torch.stack(self.reference(inputs), dim=1).float().cpu()
+        self.model.to(place)
+        found = {start: rows for part in ranks.gather(mine) for start, rows in part.items()}
+        return torch.cat([found[start] for start in starts])
 
 
 class Preference(Compared, DPOTrainer):  # type: ignore[misc]
@@ -245,16 +256,23 @@ def make_trainer(
     options: Mapping[str, Any],
     callback: Any,
     tick: Callable[[str], None],
+    way: Way,
+    parts: Split,
+    pictured: Sequence[bool],
     projector_learning_rate: float | None = None,
 ) -> Any:
     """The trainer of one phase: it reads example numbers in the order of `batches` and never shuffles.
 
     The order is global: with several processes (or gradient accumulation) the same batch is only split differently.
+    `pictured[i]` says whether example i has a picture.
     """
+    if way.zero is not None:
+        AcceleratorState._reset_state()  # it would keep the configuration of the phase before
     shared: dict[str, Any] = {
         "output_dir": str(folder),
         "max_steps": optimization.steps,
-        "per_device_train_batch_size": optimization.batch_size,
+        "per_device_train_batch_size": parts.micro,
+        "gradient_accumulation_steps": parts.accumulation,
         "learning_rate": optimization.learning_rate,
         "weight_decay": optimization.weight_decay,
         "max_grad_norm": optimization.max_grad_norm,
@@ -268,15 +286,23 @@ def make_trainer(
         "report_to": "none",
         "disable_tqdm": True,
         "remove_unused_columns": False,
-        "gradient_checkpointing": False,
+        "gradient_checkpointing": way.gradient_checkpointing,
+        "gradient_checkpointing_kwargs": {"use_reentrant": False} if way.gradient_checkpointing else None,
         "dataloader_pin_memory": False,
         "max_length": None,
-        "use_cpu": model.device.type == "cpu",
-        "bf16": False,
+        "use_cpu": way.device == "cpu",
+        "bf16": optimization.precision == "bf16",
     }
+    if way.zero is not None:
+        config = way.zero.config(optimization.precision, parts.micro, parts.accumulation, optimization.max_grad_norm)
+        shared["deepspeed"] = config
+    elif way.ranks.world > 1:
+        shared["ddp_find_unused_parameters"] = True  # a step without pictures
     order = {"example": [i for batch in batches for i in batch]}
     if method == "kto":  # said here, so that a batch that is split over processes keeps its mismatched answers
         order["mismatched"] = [i for batch in batches for i in batch[-1:] + batch[:-1]]
+    if way.ranks.world > 1 or way.zero is not None:
+        order["pictured"] = [any(pictured[i] for i in batch) for batch in batches for _ in batch]
     inputs = {
         "model": model,
         "train_dataset": Dataset.from_dict(order),
@@ -287,14 +313,19 @@ def make_trainer(
     if method == "sft":
         trainer = Supervised(args=SFTConfig(**shared, dataset_kwargs={"skip_prepare_dataset": True}), **inputs)
     else:
-        kind, config = (Preference, DPOConfig) if method == "dpo" else (Unpaired, KTOConfig)
+        kind, settings = (Preference, DPOConfig) if method == "dpo" else (Unpaired, KTOConfig)
         trainer = kind(
-            args=config(**shared, **options, precompute_ref_log_probs=True),
+            args=settings(**shared, **options, precompute_ref_log_probs=True),
             reference_file=folder / "reference.safetensors",
             tick=tick,
+            way=way,
             **inputs,
         )
-    trainer.optimization = optimization
+    trainer.optimization, trainer.way = optimization, way
+    # ZeRO-3 keeps the gradient of a part that a step doesn't use from an earlier one, and counts it in the norm: it gets zeros.
+    collator.blank_always = any(pictured) and way.zero is not None and way.zero.stage == 3
+    if any(pictured) and (way.ranks.world > 1 or collator.blank_always):
+        trainer.absent = AbsentPicture(model)
     trainer.projector_learning_rate = projector_learning_rate
     trainer.remove_callback(PrinterCallback)
     return trainer

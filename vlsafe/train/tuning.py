@@ -194,6 +194,7 @@ class KahnemanTversky(FromPairs):
     optimization: Optimization  # batch_size counts answers
     beta: PositiveFloat
     helpful: Fraction  # share of pairs that prefer an answer to a needless refusal
+    whole_batches: ClassVar[bool] = True
     desirable_weight: PositiveFloat = 1.0
     undesirable_weight: PositiveFloat = 1.0
     order: Order = "after"

@@ -12,6 +12,7 @@ from typing import Any
 from transformers import TrainerCallback
 
 from vlsafe.provenance import peak_memory_mb
+from vlsafe.ranks import Ranks
 from vlsafe.stage import StageContext
 from vlsafe.train.checkpoint import seal
 from vlsafe.train.checks import check_finite
@@ -33,8 +34,10 @@ class Watch(TrainerCallback):  # type: ignore[misc]
         tell: Callable[[int, str], None],
         elapsed: Callable[[], float],
         after: Callable[[int], bool] = lambda step: False,
+        layout: str = "whole",
     ) -> None:
         self.where, self.steps, self.folder, self.ctx, self.lines, self.tell = where, steps, folder, ctx, lines, tell
+        self.layout = layout
         self.elapsed, self.after = elapsed, after  # `after` a step: whether the phase ends there
         self.before = lines[-1]["seconds"] if lines else 0.0
         self.pending: list[tuple[int, Any, Any, float, int, dict[str, float], float]] = []
@@ -52,17 +55,27 @@ class Watch(TrainerCallback):  # type: ignore[misc]
         last = state.global_step >= self.steps
         if self.after(state.global_step):
             control.should_training_stop = last = True
+        # Clocks of ranks differ: the main one says what it is time for.
+        save, flush = self.ctx.ranks.broadcast(
+            (now - self.saved >= self.ctx.execution.checkpoint_seconds, now - self.flushed >= FLUSH_SECONDS)
+        )
         if not last and self.ctx.should_stop():
             control.should_save = control.should_training_stop = self.interrupted = True
-        elif not last and now - self.saved >= self.ctx.execution.checkpoint_seconds:
+        elif not last and save:
             control.should_save = True
-        if last or control.should_save or now - self.flushed >= FLUSH_SECONDS:
+        if last or control.should_save or flush:
             self.flush(now)
 
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        checkpoint = self.folder / f"checkpoint-{state.global_step}"
-        shutil.copyfile(self.folder / "log.jsonl", checkpoint / "log.jsonl")  # which `on_step_end` has just brought up to date
-        seal(checkpoint, self.elapsed())
+        ranks = self.ctx.ranks
+        ranks.barrier()  # every rank has written what is its own
+        if ranks.main:
+            checkpoint = self.folder / f"checkpoint-{state.global_step}"
+            shutil.copyfile(
+                self.folder / "log.jsonl", checkpoint / "log.jsonl"
+            )  # which `on_step_end` has just brought up to date
+            seal(checkpoint, self.elapsed(), self.layout)
+        ranks.barrier()
         self.saved = time.monotonic()
 
     def flush(self, now: float) -> None:
@@ -72,10 +85,16 @@ class Watch(TrainerCallback):  # type: ignore[misc]
         self.flushed = now
         if not self.pending:
             return
-        values = torch.stack([torch.stack([loss.float(), norm.float()]) for _, loss, norm, *_ in self.pending]).tolist()
+        device = self.pending[0][1].device
+        mine = [torch.stack([loss.float(), norm.float().to(device)]) for _, loss, norm, *_ in self.pending]
+        values = torch.stack(mine).tolist()
+        losses = mean_over(self.ctx.ranks, [{"loss": loss} for loss, _ in values])
+        metrics = mean_over(self.ctx.ranks, [more for *_, more, _ in self.pending])
+        counts = [sum(counts) for counts in zip(*self.ctx.ranks.gather([p[4] for p in self.pending]), strict=True)]
         new: list[dict[str, Any]] = []
         memory = peak_memory_mb()
-        for (step, _, _, rate, tokens, more, at), (loss, norm) in zip(self.pending, values, strict=True):
+        for i, ((step, _, _, rate, _, _, at), (_, norm)) in enumerate(zip(self.pending, values, strict=True)):
+            loss, more, tokens = losses[i]["loss"], metrics[i], counts[i]
             check_finite(step, loss, norm, self.where)
             seconds = self.before + at - self.started
             earlier = (new or self.lines)[-1]["seconds"] if new or self.lines else 0.0
@@ -84,6 +103,18 @@ class Watch(TrainerCallback):  # type: ignore[misc]
             new.append({**line, "tokens_per_second": speed, "seconds": round(seconds, 4)})
         self.pending.clear()
         self.lines += new
-        with (self.folder / "log.jsonl").open("a", encoding="utf-8") as log:
-            log.write("".join(json.dumps(line) + "\n" for line in new))
+        if self.ctx.ranks.main:
+            with (self.folder / "log.jsonl").open("a", encoding="utf-8") as log:
+                log.write("".join(json.dumps(line) + "\n" for line in new))
         self.tell(new[-1]["step"], f"{self.where}, loss {new[-1]['loss']:.3f}")
+
+
+def mean_over(ranks: Ranks, mine: list[dict[str, float]]) -> list[dict[str, float]]:
+    """Each entry's mean over the ranks that have it: a rank without a desirable answer has no reward of one."""
+    if ranks.world == 1:
+        return mine
+    means = []
+    for entries in zip(*ranks.gather(mine), strict=True):
+        found = {name: [e[name] for e in entries if e[name] == e[name]] for name in entries[0]}
+        means.append({name: sum(values) / len(values) if values else float("nan") for name, values in found.items()})
+    return means
