@@ -7,7 +7,6 @@ import os
 import signal
 import subprocess
 import sys
-import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -17,6 +16,7 @@ import pytest
 from vlsafe import lock
 from vlsafe.execute import worker
 from vlsafe.execute.events import EventReader
+from vlsafe.execute.process import StopRequest
 from vlsafe.execute.task import StageOrder, Task
 from vlsafe.execute.worker import Worker
 from vlsafe.lock import Lease
@@ -157,6 +157,6 @@ def test_a_stage_that_was_taken_over_is_waited_for_and_not_failed(tmp_path: Path
         (ctx.out / "file").write_text("ours")
 
     monkeypatch.setattr(worker, "run_stage", hang)
-    assert Worker(task, ALONE, threading.Event()).run() == 0
+    assert Worker(task, ALONE, StopRequest()).run() == 0
     assert (store.read("merge", "k") / "file").read_text() == "theirs"
     assert [e["state"] for e in EventReader(tmp_path / "events.jsonl").new()] == ["running", "found"]

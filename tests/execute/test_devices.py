@@ -85,11 +85,11 @@ def executor(cells: Any, **run: Any) -> Executor:
 
 def test_more_processes_than_gpus_are_refused(grid: Grid) -> None:
     cells = grid("safety_tune=sft", "engine.num_processes=5")
-    with pytest.raises(ConfigError, match=r"num_processes=6: .* there are 4 here \(0, 1, 2, 3\); set num_processes=4 or less"):
-        executor(grid("safety_tune=sft"), num_processes=6).check()
+    with pytest.raises(ConfigError, match=r"num_processes=8: .* there are 4 here \(0, 1, 2, 3\); set num_processes=4 or less"):
+        executor(grid("safety_tune=sft"), num_processes=8).check()
     with pytest.raises(ConfigError, match=r"^engine.num_processes=5: .*set engine.num_processes=4 or less"):
         executor(cells).check()
-    executor(cells, num_processes=6, device="cpu").check()
+    executor(cells, num_processes=8, device="cpu").check()
     executor(grid("safety_tune=sft"), num_processes=4).check()
 
 

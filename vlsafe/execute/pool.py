@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
+from vlsafe.execute.process import ORPHAN_SECONDS
 from vlsafe.execute.task import Task
 
 PRELOAD = ["vlsafe.execute.preload"]
@@ -124,8 +125,6 @@ def end_with_parent() -> None:
     if parent is None:
         return
     multiprocessing.connection.wait([parent.sentinel])
-    from vlsafe.execute.worker import ORPHAN_SECONDS
-
     os.kill(os.getpid(), signal.SIGTERM)  # stop at a checkpoint
     time.sleep(ORPHAN_SECONDS)
     os._exit(1)

@@ -25,6 +25,7 @@ from typing import Any, NamedTuple, cast
 
 from vlsafe.errors import CheckError, CorruptArtifactError, StageInterrupted, VlsafeError
 from vlsafe.execute.events import EventWriter, State
+from vlsafe.execute.process import StopRequest, end_with_launcher, given_gpus, set_path, set_threads
 from vlsafe.execute.stages import run_stage
 from vlsafe.execute.task import StageOrder, Task, load_task
 from vlsafe.provenance import environment
@@ -35,8 +36,6 @@ from vlsafe.store import Store
 FAILED, INTERRUPTED = 1, 75  # 75: EX_TEMPFAIL
 SHARED_KINDS = (*TRAINING_KINDS, "generate")  # what several ranks do together
 LEASE_POLL_SECONDS = 0.2
-LAUNCHER_POLL_SECONDS = 1.0
-ORPHAN_SECONDS = 20.0  # how long a stage may take to stop once its parent is gone
 
 
 class Call(NamedTuple):
@@ -50,7 +49,7 @@ class Call(NamedTuple):
 
 
 class Worker:
-    def __init__(self, task: Task, ranks: Ranks, stop: threading.Event) -> None:
+    def __init__(self, task: Task, ranks: Ranks, stop: StopRequest) -> None:
         self.task, self.store, self.ranks, self.stop = task, Store(Path(task.store)), ranks, stop
         self.events = EventWriter(Path(task.events))
         self.published: set[str] = set()  # snapshots that were said to be done while their training goes on
@@ -141,7 +140,8 @@ class Worker:
             if not waiting:
                 self._tell(orders, "waiting", note=f"made by {lease.holder()}")
                 waiting = True
-            if self.stop.wait(LEASE_POLL_SECONDS):
+            time.sleep(LEASE_POLL_SECONDS)
+            if self.stop.is_set():
                 raise StageInterrupted(orders[-1].label)
         try:
             missing = [order for order in orders if not self._there(order)]
@@ -242,12 +242,6 @@ class Worker:
         }
 
 
-def given_gpus() -> dict[str, str]:
-    """The GPUs that this process was given, where somebody chose some."""
-    given = os.environ.get("CUDA_VISIBLE_DEVICES")
-    return {} if given is None else {"gpus": given}
-
-
 def with_snapshots(orders: Sequence[StageOrder]) -> list[list[StageOrder]]:
     """Each training behind the snapshots that are kept of it, by step; any other stage by itself."""
     groups: dict[str, list[StageOrder]] = {}
@@ -274,7 +268,7 @@ def main(task_path: str) -> int:
     task = load_task(Path(task_path))
     set_threads(task.execution.threads)
     set_path()
-    stop = threading.Event()
+    stop = StopRequest()
 
     def on_stop(signum: int, frame: FrameType | None) -> None:
         stop.set()
@@ -294,30 +288,6 @@ def main(task_path: str) -> int:
         return FAILED
     worker = Worker(task, ranks, stop)
     return worker.run() if ranks.main else worker.follow()
-
-
-def set_path() -> None:
-    """What DeepSpeed compiles with (ninja) lies beside the interpreter, also where no environment was activated."""
-    own = str(Path(sys.executable).parent)
-    if own not in os.environ.get("PATH", "").split(os.pathsep):
-        os.environ["PATH"] = os.pathsep.join([own, os.environ.get("PATH", "")])
-
-
-def set_threads(threads: int) -> None:
-    os.environ["OMP_NUM_THREADS"] = str(threads)
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    if "torch" in sys.modules:
-        sys.modules["torch"].set_num_threads(threads)
-
-
-def end_with_launcher() -> None:
-    """A launcher that is killed can't end its ranks: they stop at a checkpoint by themselves, or end without one in the end."""
-    launcher = os.getppid()
-    while os.getppid() == launcher:
-        time.sleep(LAUNCHER_POLL_SECONDS)
-    os.kill(os.getpid(), signal.SIGTERM)
-    time.sleep(ORPHAN_SECONDS)
-    os._exit(FAILED)
 
 
 if __name__ == "__main__":
