@@ -1,0 +1,159 @@
+"""Two ranks on the CPU compute what one process does: for each ZeRO stage, method and kind of weights; stopped, killed, resumed."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import train_tiny as tiny
+
+pytestmark = pytest.mark.dist
+HERE = Path(__file__).parent
+RANKS = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+SAME = [f"{method}{lora}@{way}" for method in ("sft", "dpo") for lora in ("", "-lora") for way in ("none", "zero2", "zero3")]
+MORE = [
+    "sft@zero1", "sft@zero3_offload", "kto@none", "kto@zero2", "kto@zero3", "sft-two@none", "sft-two@zero2", "sft-two@zero3",
+    "sft-accumulate@none", "sft-accumulate@zero2", "sft-accumulate@zero3", "sft-recompute@zero3", "sft-snapshots@none",
+    "sft-snapshots@zero3", "sft-lora-snapshots@zero3",
+]  # fmt: skip
+BF16 = ["sft-bf16@none", "sft-bf16@zero2", "sft-bf16@zero3"]
+ALONE = ["sft", "sft-lora", "dpo", "dpo-lora", "kto", "sft-two", "sft-bf16", "sft-snapshots", "sft-lora-snapshots"]
+
+
+def run(folder: Path, launcher: list[str], *cases: str) -> subprocess.CompletedProcess[str]:
+    env = {**os.environ, "OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu", "HF_HUB_OFFLINE": "1"}
+    env["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{env['PATH']}"
+    command = [*launcher, str(HERE / "dist_cases.py"), str(folder), *cases]
+    return subprocess.run(command, env=env, capture_output=True, text=True, timeout=540)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Every case, in one start of the ranks and in one of a process alone."""
+    folder = tmp_path_factory.mktemp("dist")
+    tiny.llava(folder / "parent")
+    cases = sorted([*SAME, *MORE, *BF16], key=lambda case: not case.endswith("@none"))  # DeepSpeed stays in a process
+    for launcher, cases in (([sys.executable], [f"{name}@none" for name in ALONE]), (RANKS, cases)):
+        done = run(folder, launcher, *cases)
+        assert done.returncode == 0, done.stdout + done.stderr[-4000:]
+    return folder
+
+
+def alone(case: str) -> str:
+    return case.partition("@")[0].replace("-accumulate", "").replace("-recompute", "") + "@none"
+
+
+def log(folder: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (folder / "out" / "train_log.jsonl").read_text().splitlines()]
+
+
+def weights(folder: Path) -> dict[str, Any]:
+    from safetensors.torch import load_file
+
+    return load_file(folder / "model.safetensors")
+
+
+def furthest(one: Path, many: Path) -> float:
+    a, b = weights(one), weights(many)
+    assert a.keys() == b.keys()
+    assert all(a[name].dtype == b[name].dtype for name in a)
+    return max(float((a[name].float() - b[name].float()).abs().max()) for name in a)
+
+
+@pytest.mark.parametrize("case", [*SAME, *MORE])
+def test_losses_and_weights_are_those_of_one_process(folder: Path, case: str) -> None:
+    one, many = folder / "one" / alone(case), folder / "many" / case
+    a, b = log(one), log(many)
+    assert [line["step"] for line in a] == [line["step"] for line in b]
+    for name in ("loss", "lr", "grad_norm", *(n for n in ("reward_margin", "reward_accuracy", "kl") if n in a[0])):
+        assert max(abs(x[name] - y[name]) for x, y in zip(a, b, strict=True)) < 2e-5, name
+    assert furthest(one / "out", many / "out") < 2e-5
+    moved = furthest(folder / "parent", one / "out")
+    assert moved > 1e-3  # which is what the ranks agree on
+
+
+def test_the_rows_have_what_makes_ranks_hang_and_momentum_drift() -> None:
+    """A step whose second half has no picture and whose first has some, and steps without any, after steps with some."""
+    from dist_cases import phases
+
+    from vlsafe.data.order import batches
+
+    for what in ({"sft"}, {"dpo"}):
+        phase = phases(what)[0]
+        pictured = [bool(row["images"]) for row in phase.rows()]
+        order = batches(pictured, phase.optimization.batch_size, phase.optimization.steps, phase.seed)
+        halves = [(any(pictured[i] for i in batch[:4]), any(pictured[i] for i in batch[4:])) for batch in order]
+        assert (True, False) in halves
+        assert (False, False) in halves[halves.index((True, True)) :]
+
+
+@pytest.mark.parametrize("case", BF16)
+def test_bf16_computes_in_16_bits_and_keeps_weights_in_32(folder: Path, case: str) -> None:
+    one, many = folder / "one" / alone(case), folder / "many" / case
+    assert all(str(tensor.dtype) == "torch.float32" for tensor in weights(many / "out").values())
+    assert max(abs(x["loss"] - y["loss"]) for x, y in zip(log(one), log(many), strict=True)) < 2e-2
+    losses = [line["loss"] for line in log(many)]
+    full = [line["loss"] for line in log(folder / "one" / "sft@none")]
+    assert 0 < max(abs(x - y) for x, y in zip(losses, full, strict=True)) < 5e-2
+    trained = [name for name, tensor in weights(many / "out").items() if (tensor.bfloat16().float() != tensor).any()]
+    assert any("mlp" in name for name in trained)  # the optimiser's own, not what was computed with
+
+
+@pytest.mark.parametrize("case", ["sft-snapshots@none", "sft-snapshots@zero3", "sft-lora-snapshots@zero3"])
+def test_snapshots_are_whole_models(folder: Path, case: str) -> None:
+    from vlsafe.model.load import load_model
+
+    for step in (0, 3, 5):
+        load_model(folder / "many" / case / f"step-{step}", "cpu")
+        assert furthest(folder / "one" / alone(case) / f"step-{step}", folder / "many" / case / f"step-{step}") < 2e-5
+
+
+def test_what_was_accumulated_is_said(folder: Path) -> None:
+    facts = json.loads((folder / "many" / "sft-accumulate@zero2" / "facts.json").read_text())["phases"]["instruct"]
+    assert (facts["micro_batch_size"], facts["gradient_accumulation"]) == (2, 2)
+
+
+def digest(folder: Path) -> str:
+    return hashlib.sha256((folder / "out" / "model.safetensors").read_bytes()).hexdigest()
+
+
+def test_stopped_and_resumed_it_ends_with_the_same_bits(folder: Path, tmp_path: Path) -> None:
+    tiny.llava(tmp_path / "parent")
+    cases = ["sft-two@none", "sft-two@zero2", "sft-two@zero3"]
+    done = run(tmp_path, RANKS, *(c for case in cases for c in (f"{case}:stop=7", case)))
+    assert done.returncode == 0, done.stderr[-4000:]
+    for case in cases:
+        facts = json.loads((tmp_path / "many" / case / "facts.json").read_text())["phases"]
+        assert facts["instruct"]["resumed_from_step"] > 0
+        assert digest(tmp_path / "many" / case) == digest(folder / "many" / case)
+
+
+def test_a_killed_rank_ends_it_and_it_resumes_to_the_same_bits(folder: Path, tmp_path: Path) -> None:
+    tiny.llava(tmp_path / "parent")
+    case = "sft-checkpoints@zero3"
+    killed = run(tmp_path, RANKS, f"{case}:kill=1,5")
+    assert killed.returncode != 0
+    assert not (tmp_path / "many" / case / "facts.json").exists()
+    done = run(tmp_path, RANKS, case)
+    assert done.returncode == 0, done.stderr[-4000:]
+    facts = json.loads((tmp_path / "many" / case / "facts.json").read_text())["phases"]["instruct"]
+    assert facts["resumed_from_step"] >= 4
+    assert digest(tmp_path / "many" / case) == digest(folder / "many" / "sft@zero3")
+
+
+def test_a_checkpoint_of_another_layout_is_told_and_dropped(folder: Path, tmp_path: Path) -> None:
+    """ZeRO's lie in as many pieces as there were ranks: one process starts the phase again, and ends with its own result."""
+    tiny.llava(tmp_path / "parent")
+    assert run(tmp_path, RANKS, "sft@zero3:stop=4").returncode == 0
+    (tmp_path / "one").mkdir()
+    (tmp_path / "many" / "sft@zero3").rename(tmp_path / "one" / "sft@none")
+    done = run(tmp_path, [sys.executable], "sft@none")
+    assert done.returncode == 0, done.stderr[-4000:]
+    assert "written by zero3 over 2" in done.stderr
+    assert digest(tmp_path / "one" / "sft@none") == digest(folder / "one" / "sft@none")
