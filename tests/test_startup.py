@@ -35,6 +35,7 @@ print("HEAVY", sorted({name.partition(".")[0] for name in sys.modules} & set(%r)
         ("store.py", "--help"),
         ("dashboard.py", "--help"),
         ("report.py", "--help"),
+        ("status.py", "--help"),
     ],
 )
 def test_no_heavy_imports(arguments: tuple[str, ...], tmp_path: Path) -> None:

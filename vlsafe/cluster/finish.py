@@ -33,11 +33,11 @@ WIDTH = 160  # of the table in the log
 
 def main(folder: Path) -> int:
     """Exit status as a local run's: 0 all done, 1 a stage failed."""
-    began = time.monotonic()
     registry.load()
     sweep, submission = load_sweep(folder), load_submission(folder)
     if submission is None:
         raise ConfigError(f"{folder} was not given to Slurm")
+    began = time.monotonic() - (time.time() - submission.first)
     store, plan = Store(Path(submission.store)), make_plan(sweep.cells)
     console = Console(highlight=False, width=WIDTH)
     seen = look(plan, store, submission)

@@ -107,7 +107,9 @@ def wait(sweep: Sweep, store: Store, cell: Cell, console: Console) -> int:
                     time.sleep(30 * POLL_SECONDS)
                     continue
                 view(seen.outcome)
-                if not any(state.live for state in seen.jobs.values()) and (seen.finish is None or not seen.finish.live):
+                live = [seen.finish, *seen.jobs.values()]
+                # A finish job that submitted more, with another behind it, has said so before it ended.
+                if not any(state and state.live for state in live) and load_submission(sweep.folder) == submission:
                     break
                 time.sleep(POLL_SECONDS)
     except KeyboardInterrupt:

@@ -135,6 +135,12 @@ class Submitter:
                 full = True
                 left |= set(missing)
                 wave.left.append(missing)
+        if wave.left and not wave.ids:
+            there = len(self.book.mine)
+            raise SlurmError(
+                f"{WHERE}.max_submitted={self.settings.max_submitted}: {there} jobs of yours are in the queue, which leaves no "
+                "room for one and the job that ends a sweep: wait until some have ended, then give the same command again"
+            )
         self._submit_finish(wave)
 
     def _room(self, wave: Wave) -> float:

@@ -41,7 +41,7 @@ def named_sweep(name: str, outputs: str, store_folder: str | None) -> tuple[Swee
         there = sorted(p.parent.name for p in sweeps.glob("*/sweep.json"))
         raise ConfigError(f"no sweep named; in {sweeps} there {'are: ' + ', '.join(there) if there else 'is none'}")
     if folder.parent == sweeps:
-        check_name(name)
+        check_name(folder.name)
     sweep = load_sweep(folder)
     store = Path(store_folder) if store_folder else folder.parent.parent / "store"
     if not store.is_dir() and not store_folder:
