@@ -134,3 +134,11 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Site:
 def here(tmp_path_factory: pytest.TempPathFactory) -> Launch:
     """The same on the local launcher, undisturbed."""
     return Launch(tmp_path_factory.mktemp("here") / "outputs")
+
+
+@pytest.fixture(scope="session")
+def base(site: Site) -> str:
+    """A sweep that has made the adapted model, which others start from."""
+    site.submit("base", "safety_tune=none", "merge=none")
+    site.wait("base")
+    return "base"

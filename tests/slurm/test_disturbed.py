@@ -12,14 +12,10 @@ from tests.conftest import Launch
 from tests.slurm.conftest import Site, queue, said, until
 
 LONG = ("safety_tune=tiny_sft", "merge=none", "safety_tune.optimization.steps=1200")
-ENDLESS = ("safety_tune=tiny_sft", "merge=none,ties", "safety_tune.optimization.steps=1000000")
+ENDLESS = ("safety_tune=tiny_sft", "merge=none,ties", "safety_tune.optimization.steps=30000")
 
 
-@pytest.fixture(scope="module", autouse=True)
-def base(site: Site) -> None:
-    """The adapted model, which all of this starts from."""
-    site.submit("base", "safety_tune=none", "merge=none")
-    site.wait("base")
+pytestmark = pytest.mark.usefixtures("base")
 
 
 def weights(folder: Path) -> dict[str, bytes]:
@@ -56,7 +52,7 @@ def test_preempted_and_requeued_ends_with_the_same_weights(site: Site, here: Lau
 def phases(artifact: Path) -> list[dict[str, int]]:
     from vlsafe.files import read_json
 
-    return list(read_json(artifact / "manifest.json")["facts"]["phases"])
+    return list(read_json(artifact / "manifest.json")["facts"]["phases"].values())
 
 
 @pytest.fixture(scope="module")

@@ -6,11 +6,12 @@ import csv
 import os
 import re
 import signal
-import subprocess
 from collections import Counter
 from pathlib import Path
 
-from tests.conftest import ROOT, Launch
+import pytest
+
+from tests.conftest import Launch
 from tests.slurm.conftest import Site, queue, said, until
 from vlsafe.files import read_json
 
@@ -84,30 +85,40 @@ def test_a_partition_that_is_not_there(site: Site) -> None:
     assert not queue()
 
 
-def test_the_submitting_process_is_killed_halfway(site: Site) -> None:
-    overrides = site.overrides("killed", "safety_tune=tiny_sft", "safety_tune.seed=11,12,13", "merge=none")
+KILLS_AT_THE_THIRD = """#!/bin/bash
+real=$(PATH=${PATH#*:} command -v sbatch)
+"$real" "$@" || exit
+echo >> "${0%/*}/calls"
+[ "$(wc -l < "${0%/*}/calls")" -lt 3 ] || kill -KILL "$PPID"
+"""
+
+
+def test_the_submitting_process_is_killed_halfway(site: Site, base: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """At the worst moment: Slurm has taken a job in, and the process ends before it knows the job's id."""
+    arguments = ("safety_tune=tiny_sft", "safety_tune.seed=11,12,13", "merge=none")
     said("scontrol", "update", "PartitionName=main", "State=DOWN")  # takes jobs in, starts none: all is still to be seen
     try:
-        command = subprocess.Popen(site.command("train.py", "-m", *overrides), stdout=subprocess.DEVNULL, cwd=ROOT)
-        until(lambda: queue() or command.poll() is not None, "the first job is in the queue")
-        os.kill(command.pid, signal.SIGKILL)
-        command.wait()
-        before = queue()
-        assert 0 < len(before) < 7, "it was through already"
-        again = site.submit("killed", *overrides[6:])
-        names = Counter(j["name"] for j in queue().values())
+        (tmp_path / "sbatch").write_text(KILLS_AT_THE_THIRD)
+        (tmp_path / "sbatch").chmod(0o755)
+        with monkeypatch.context() as patch:
+            patch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+            killed = site.run("train.py", "-m", *site.overrides("killed", *arguments))
+        assert killed.returncode == -signal.SIGKILL
+        before = set(queue())
+        assert len(before) == 3
+        again = site.submit("killed", *arguments)
+        assert "3 jobs submitted, 3 queued before" in again.stdout
+        assert before < set(queue())
+        assert len({j["name"] for j in queue().values()}) == len(queue()) == 7  # three trainings and evaluations, and the end
     finally:
         said("scontrol", "update", "PartitionName=main", "State=UP")
-    assert set(names.values()) == {1}
-    assert len(names) == 7  # three trainings, three evaluations, one that ends it
-    assert set(before) <= set(queue()) | {site.jobs("killed")[-1]}, again.stdout
     site.wait("killed")
     done = Counter(e["stage"] for e in site.events("killed") if e["state"] == "done")
     assert set(done.values()) == {1}
     assert {row["status"] for row in site.results("killed")} == {"done"}
 
 
-def test_more_jobs_than_the_site_takes_follow_in_waves(site: Site) -> None:
+def test_more_jobs_than_the_site_takes_follow_in_waves(site: Site, base: str) -> None:
     site.submit("waves", "safety_tune=tiny_sft", "safety_tune.seed=21,22", "merge=none", "hydra.launcher.max_submitted=3")
     seen = []
 
