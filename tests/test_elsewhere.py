@@ -12,8 +12,8 @@ from tests.conftest import Launch
 def test_a_grid_as_jobs_of_submitit(launch: Launch) -> None:
     """One cell fails in a stage of its own, by a setting that the other lacks; both need one base."""
     done = launch.train(
-        "hydra/launcher=submitit_local", "sweep=jobs", "safety_tune=none,tiny_sft", "safety_tune.optimization.learning_rate=1e30",
-        "eval.limit=4",
+        "hydra/launcher=submitit_local", "sweep=jobs", "safety_tune=none,tiny_sft", "eval.limit=4",
+        "safety_tune.optimization.learning_rate=1e30",
     )  # fmt: skip
     assert done.returncode == 1, done.stdout + done.stderr
     assert "2 of 2 cells are handed to hydra/launcher" in done.stdout

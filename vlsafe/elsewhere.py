@@ -1,7 +1,7 @@
 """Hydra's own launchers (`hydra/launcher=submitit_slurm`, `submitit_local`): each cell is one job, which runs its own stages.
 
-Jobs of one sweep share its store: a stage that two cells need is made by one, and the other waits for its lease. What became of a
-job's stages goes into a file of its own, since such a launcher forgets all jobs when one is lost.
+Jobs of one sweep share its store: a stage that two cells need is made by one, and the other waits for its lease. What became
+of a job's stages goes into a file of its own, since such a launcher forgets all jobs when one is lost.
 """
 
 from __future__ import annotations
@@ -72,9 +72,9 @@ def gather(outcome: Outcome, cell: Cell, path: Path, store: Store, lost: str) ->
         said = {id: build(Progress, values, "") for id, values in read_json(path).items()}
     except (OSError, ValueError, TypeError, AttributeError, VlsafeError):
         missing = survey(plan, store, mend=False).to_run
-        first = next((id for id in plan.stages if id in missing), None)
-        said = {} if first is None else {first: Progress("failed", error=lost)}
-        said |= {id: Progress("skipped") for id in plan.below([first]) if first and id in missing and id != first}
+        first = [id for id in plan.stages if id in missing][:1]
+        said = {id: Progress("skipped") for id in plan.below(first) & missing}
+        said |= {id: Progress("failed", error=lost) for id in first}
     for id, progress in said.items():
         before = outcome.stages.get(id)
         if before is None or before.state == "exists" or progress.state not in BETTER:

@@ -67,7 +67,7 @@ class GridSweeper(Sweeper):
         self.params, self.exclude = params or {}, exclude or []
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
-        self.loader, self.config, self.task_function = hydra_context.config_loader, config, task_function
+        self.loader, self.master, self.task_function = hydra_context.config_loader, config, task_function
         self.handed_to: Launcher = Plugins.instance().instantiate_launcher(
             hydra_context=hydra_context, task_function=task_function, config=config
         )
@@ -88,13 +88,14 @@ class GridSweeper(Sweeper):
     def hand_out(self, jobs: Sequence[Sequence[str]]) -> Any:
         """For one of Hydra's own launchers: the cells are planned here all the same, and each is then a job of its own."""
         with yaml_read_once():
-            composed = compose_each(self.loader, self.config, jobs)
+            composed = compose_each(self.loader, self.master, jobs)
 
         def hand_out(cells: Sequence[int], sweep: str) -> None:
             own = [[o for o in composed[i][1] if o.lstrip("+").partition("=")[0] != "sweep"] for i in cells]
-            self.handed_to.launch([[*overrides, f"sweep='{sweep}'"] for overrides in own], initial_job_idx=0)
+            for job in self.handed_to.launch([[*overrides, f"sweep='{sweep}'"] for overrides in own], initial_job_idx=0):
+                _ = job.return_value  # raises what the job raised
 
-        overrides = [*self.config.hydra.overrides.task, *self.held_back]
+        overrides = [*self.master.hydra.overrides.task, *self.held_back]
         return self.task_function(Grid([c for c, _ in composed], swept_keys(jobs), overrides, hand_out=hand_out))
 
 
@@ -176,11 +177,10 @@ def compose_all(loader: Any, master: DictConfig, job_overrides: Sequence[Sequenc
     return [config for config, _ in compose_each(loader, master, job_overrides)]
 
 
-def compose_each(
-    loader: Any, master: DictConfig, job_overrides: Sequence[Sequence[str]]
-) -> list[tuple[DictConfig, list[str]]]:
-    """One config for each job, and the overrides that went into it. A setting that the option of one cell doesn't have (`merge.density` where merge=linear) is left
-    out of that cell, as long as some other cell has it; one that no cell has is an error."""
+def compose_each(loader: Any, master: DictConfig, job_overrides: Sequence[Sequence[str]]) -> list[tuple[DictConfig, list[str]]]:
+    """One config for each job, and the overrides that went into it. A setting that the option of one cell doesn't have
+    (`merge.density` where merge=linear) is left out of that cell, as long as some other cell has it; one that no cell has is an
+    error."""
     composed = list[tuple[DictConfig, list[str]]]()
     refused, taken = dict[str, ConfigCompositionException](), set[str]()
     compose = OncePerChoice(loader, master)

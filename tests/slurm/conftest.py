@@ -66,7 +66,14 @@ class Site(Launch):
     """Launch scripts that hand their sweeps to Slurm; outputs have a space in their path."""
 
     def overrides(self, sweep: str, *overrides: str) -> list[str]:
-        return [*TINY, f"outputs='{self.outputs}'", "hydra/launcher=slurm", "checkpoint_seconds=1", f"sweep={sweep}", *overrides]
+        return [
+            *TINY,
+            f"outputs='{self.outputs}'",
+            "hydra/launcher=slurm",
+            "checkpoint_seconds=1",
+            f"sweep={sweep}",
+            *overrides,
+        ]
 
     def submit(self, sweep: str, *overrides: str) -> subprocess.CompletedProcess[str]:
         done = self.run("train.py", "-m", *self.overrides(sweep, *overrides))
@@ -117,11 +124,17 @@ class Site(Launch):
 
     def trains(self, sweep: str, job: str, restarts: int = 0) -> bool:
         """Whether a job that was restarted that often trains, and has written a checkpoint."""
-        started = any(n["job"] == job and n["restarts"] == restarts and n["event"] == "start" for n in self.notes(sweep, "safety"))
+        started = any(
+            n["job"] == job and n["restarts"] == restarts and n["event"] == "start" for n in self.notes(sweep, "safety")
+        )
         if job not in queue() or not started:
             return False
         start = max(n["time"] for n in self.notes(sweep, "safety") if n["job"] == job)
-        told = [e["done"] for e in self.events(sweep) if e["stage"].startswith("safety_tune/") and e.get("done") and e["time"] > start + 1]
+        told = [
+            e["done"]
+            for e in self.events(sweep)
+            if e["stage"].startswith("safety_tune/") and e.get("done") and e["time"] > start + 1
+        ]
         return bool(told) and any(self.outputs.glob("store/**/checkpoint-*"))
 
 

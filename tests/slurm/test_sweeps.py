@@ -54,7 +54,11 @@ def test_a_grid_is_a_job_for_each_unique_stage_and_ends_as_a_local_run(site: Sit
     site.wait("shares")
     done = Counter(e["stage"] for sweep in ("grid", "shares") for e in site.events(sweep) if e["state"] == "done")
     assert set(done.values()) == {1}  # made once
-    stages = {f"{s['stage']}/{s['key']}" for sweep in ("grid", "shares") for s in read_json(site.folder(sweep) / "plan.json")["stages"]}
+    stages = {
+        f"{s['stage']}/{s['key']}"
+        for sweep in ("grid", "shares")
+        for s in read_json(site.folder(sweep) / "plan.json")["stages"]
+    }
     assert stages == set(done)
     assert not [e for sweep in ("grid", "shares") for e in site.events(sweep) if e["state"] in ("waiting", "failed")]
     assert set(site.states("grid").values()) <= {"done", "found"}
@@ -77,7 +81,10 @@ def test_a_finished_sweep_is_reported_without_a_job(site: Site) -> None:
 
 def test_a_partition_that_is_not_there(site: Site) -> None:
     done = site.run(
-        "train.py", "-m", *site.overrides("nowhere", "safety_tune=tiny_sft", "seed=5"), "hydra.launcher.resources.merge.partition=gpu"
+        "train.py",
+        "-m",
+        *site.overrides("nowhere", "safety_tune=tiny_sft", "seed=5"),
+        "hydra.launcher.resources.merge.partition=gpu",
     )
     assert done.returncode == 2
     assert done.stderr.count("\n") == 1
@@ -93,7 +100,9 @@ echo >> "${0%/*}/calls"
 """
 
 
-def test_the_submitting_process_is_killed_halfway(site: Site, base: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_submitting_process_is_killed_halfway(
+    site: Site, base: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """At the worst moment: Slurm has taken a job in, and the process ends before it knows the job's id."""
     arguments = ("safety_tune=tiny_sft", "safety_tune.seed=11,12,13", "merge=none")
     said("scontrol", "update", "PartitionName=main", "State=DOWN")  # takes jobs in, starts none: all is still to be seen
