@@ -12,7 +12,10 @@ from tests.conftest import Launch
 from tests.slurm.conftest import Site, queue, said, until
 
 LONG = ("safety_tune=tiny_sft", "merge=none", "safety_tune.optimization.steps=1200")
-ENDLESS = ("safety_tune=tiny_sft", "merge=none,ties", "safety_tune.optimization.steps=30000")
+# Minutes of training, with little to read before it begins.
+ENDLESS = (
+    "safety_tune=tiny_sft", "merge=none,ties", "safety_tune.optimization.steps=20000", "safety_tune.optimization.batch_size=1",
+)  # fmt: skip
 
 
 pytestmark = pytest.mark.usefixtures("base")
@@ -115,9 +118,12 @@ def test_a_time_limit_requeues_from_a_checkpoint_and_retries_are_bounded(site: S
     notes = site.notes(limited, "safety_tune")
     assert [(n["event"], n["restarts"]) for n in notes] == [("start", 0), ("requeue", 0), ("start", 1), ("gave-up", 1)]
     assert notes[1]["why"] == "time limit"
-    told = [e["done"] for e in site.events(limited) if e["stage"].startswith("safety_tune/") and e.get("done")]
-    again = [e["done"] for e in site.events(limited) if e.get("done") and e["time"] > notes[2]["time"] + 1]
-    assert again and min(again) > min(told)  # it went on from where it was
+    told = [e for e in site.events(limited) if e["stage"].startswith("safety_tune/") and e.get("done")]
+    first = [e["done"] for e in told if e["time"] < notes[2]["time"]]
+    again = [e["done"] for e in told if e["time"] > notes[2]["time"] + 1]
+    assert first
+    assert again
+    assert min(again) > max(first) / 2  # it went on from a checkpoint
     shown = site.status(limited)
     assert "time limit after 1 requeues" in " ".join(shown.stdout.split())
     assert {s for id, s in site.states(limited).items() if id.startswith("merge")} == {"skipped"}
