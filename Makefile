@@ -7,7 +7,7 @@ STAMP := $(VENV)/.setup-done
 export HF_HUB_DISABLE_TELEMETRY := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup browser demo findings test check format plan clean bench bench-startup bench-step bench-merge bench-report bench-demo
+.PHONY: help setup browser slurm test-slurm test-dist demo findings test check format plan clean bench bench-startup bench-step bench-merge bench-report bench-demo
 
 help: ## Print this help
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  \033[1m%-14s\033[0m %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -28,6 +28,15 @@ browser: ## Install Debian's chromium, which the report's tests open pages with 
 			|| echo "chromium could not be installed: the report's tests in a browser will be left out"; \
 	else echo "no /usr/bin/chromium: as root, apt-get install chromium; until then the report's tests in a browser are left out"; fi
 
+SLURM_PACKAGES := slurm-wlm munge slurmdbd mariadb-server
+slurm: ## Install Debian's Slurm, which tests/slurm starts for itself on this one machine
+	@PATH=$$PATH:/usr/sbin; for program in sbatch slurmctld slurmd munged slurmdbd mariadbd; do \
+		command -v $$program > /dev/null || missing="$$missing $$program"; done; \
+	if [ -z "$$missing" ]; then exit 0; \
+	elif [ "$$(id -u)" = 0 ] && command -v apt-get > /dev/null; then \
+		apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $(SLURM_PACKAGES); \
+	else echo "not installed:$$missing; as root: apt-get install $(SLURM_PACKAGES)"; exit 1; fi
+
 demo: setup ## Run the study on the microworld: adaptation x safety tuning x merging, its table and its report
 	$(BIN)/python launch/train.py -m +experiment=demo
 
@@ -41,6 +50,12 @@ plan: setup ## Show what `make demo` would run
 
 test: setup browser ## Run the tests
 	GOMP_SPINCOUNT=2000 $(BIN)/python -m pytest
+
+test-dist: setup ## Run the tests with several processes: DistributedDataParallel and ZeRO on two CPU ranks (minutes)
+	GOMP_SPINCOUNT=2000 $(BIN)/python -m pytest -m dist tests
+
+test-slurm: setup slurm ## Run the tests that need a Slurm: they start a real one on this machine and stop it (minutes)
+	$(BIN)/python -m pytest -m slurm tests/slurm
 
 check: setup ## Lint, formatting and types
 	$(BIN)/ruff check vlsafe launch tests examples

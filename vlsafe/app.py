@@ -50,11 +50,13 @@ def main(action: Action, conf: Path) -> None:
         take_over(sys.argv)
 
         @hydra.main(version_base="1.3", config_path=str(conf.absolute()), config_name="config")
-        def launch(configs: Any) -> None:
-            grid = configs if isinstance(configs, Grid) else Grid([configs], [], [])
-            status = run(action, grid)
+        def launch(configs: Any) -> int | None:
+            if not isinstance(configs, Grid):
+                return run_one(configs)
+            status = run(action, configs)
             if status:
                 sys.exit(status)
+            return None
 
         launch()
 
@@ -111,6 +113,21 @@ class errors_in_one_line:  # noqa: N801
         sys.exit(BUG)
 
 
+def run_one(config: DictConfig) -> int:
+    """One cell, as a job of one of Hydra's own launchers. It must not exit: submitit would lose what other jobs return."""
+    from hydra.core.hydra_config import HydraConfig
+
+    from vlsafe.elsewhere import run_job
+
+    registry.load()
+    choices = HydraConfig.get().runtime.choices
+    plain = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
+    assert isinstance(plain, dict)
+    return run_job(
+        {str(k): v for k, v in plain.items()}, {g: str(choices.get(g)) for g in GROUPS}, Console(highlight=False, width=160)
+    )
+
+
 def cells_of(grid: Grid) -> list[Cell]:
     cells = []
     for config in grid.configs:
@@ -163,12 +180,39 @@ def run(action: Action, grid: Grid) -> int:
     if cluster is not None and found.to_run:
         return cluster.launch(sweep, plan, found, store, cells[0], console)
     with followed(sweep, store, tracking, bool(found.to_run), console):
+        if grid.hand_out is not None and found.to_run:
+            return hand_out(sweep, cells, plan, found, store, grid.hand_out, console, began)
         return execute(sweep, executor, console, began)
 
 
 def local(plan: Plan, store: Store, folder: Path, found: Survey, cell: Cell) -> Executor:
     """What runs the plan on this machine."""
     return Executor(plan, store, folder, cell.run, found, deepspeed_settings(cell))
+
+
+def hand_out(
+    sweep: Sweep,
+    cells: Sequence[Cell],
+    plan: Plan,
+    found: Survey,
+    store: Store,
+    to: Callable[[Sequence[int], str], None],
+    console: Console,
+    began: float,
+) -> int:
+    from vlsafe.elsewhere import run_elsewhere
+    from vlsafe.ending import conclude
+    from vlsafe.report.outputs import write_plan
+    from vlsafe.report.plan_view import summary
+
+    write_plan(sweep, plan, found, {id: "pending" if id in found.to_run else "exists" for id in plan.stages})
+    console.print(f"sweep {sweep.name}", style="bold", markup=False)
+    for note in found.notes:
+        console.print(note, style="yellow", markup=False, soft_wrap=True)
+    console.print(summary(plan, found, None).partition(", time unknown")[0], soft_wrap=True)
+    outcome = run_elsewhere(sweep, cells, plan, found, store, to, console)
+    states = {id: progress.state for id, progress in outcome.stages.items()}
+    return conclude(sweep, plan, store, states, outcome, console, began)
 
 
 def check_not_swept(swept: Sequence[str], cells: Sequence[Cell]) -> None:

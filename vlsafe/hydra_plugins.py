@@ -12,7 +12,7 @@ import importlib
 import re
 import sys
 import types
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, ClassVar
@@ -45,6 +45,7 @@ class Grid:
     swept: list[str]
     overrides: list[str]
     launcher: Mapping[str, Any] | None = None  # settings of one that hands the plan's stages to another machine
+    hand_out: Callable[[Sequence[int], str], None] | None = None  # runs cells as jobs of their own, under a sweep's name
 
 
 def swept_keys(job_overrides: Sequence[Sequence[str]]) -> list[str]:
@@ -66,7 +67,7 @@ class GridSweeper(Sweeper):
         self.params, self.exclude = params or {}, exclude or []
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
-        self.loader = hydra_context.config_loader
+        self.loader, self.master, self.task_function = hydra_context.config_loader, config, task_function
         self.handed_to: Launcher = Plugins.instance().instantiate_launcher(
             hydra_context=hydra_context, task_function=task_function, config=config
         )
@@ -79,7 +80,23 @@ class GridSweeper(Sweeper):
         batch = BasicSweeper.split_arguments(overrides, None)[0]
         if not batch:
             raise ConfigError("the grid is empty: an override has no values")
-        return self.handed_to.launch(without(batch, self.exclude), initial_job_idx=0)
+        jobs = without(batch, self.exclude)
+        if isinstance(self.handed_to, LocalLauncher):
+            return self.handed_to.launch(jobs, initial_job_idx=0)
+        return self.hand_out(jobs)
+
+    def hand_out(self, jobs: Sequence[Sequence[str]]) -> Any:
+        """For one of Hydra's own launchers: the cells are planned here all the same, and each is then a job of its own."""
+        with yaml_read_once():
+            composed = compose_each(self.loader, self.master, jobs)
+
+        def hand_out(cells: Sequence[int], sweep: str) -> None:
+            own = [[o for o in composed[i][1] if o.lstrip("+").partition("=")[0] != "sweep"] for i in cells]
+            for job in self.handed_to.launch([[*overrides, f"sweep='{sweep}'"] for overrides in own], initial_job_idx=0):
+                _ = job.return_value  # raises what the job raised
+
+        overrides = [*self.master.hydra.overrides.task, *self.held_back]
+        return self.task_function(Grid([c for c, _ in composed], swept_keys(jobs), overrides, hand_out=hand_out))
 
 
 def without(batch: Sequence[Sequence[str]], exclude: Sequence[str]) -> list[Sequence[str]]:
@@ -126,7 +143,7 @@ class LocalLauncher(Launcher):
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Any:
         with yaml_read_once():
             composed = compose_all(self.hydra_context.config_loader, self.config, job_overrides)
-        # The task function is made to take all cells; under Hydra's own launchers it gets one.
+        # The task function is made to take all cells; in a job of one of Hydra's own launchers it gets a config.
         overrides = [*self.config.hydra.overrides.task, *GridSweeper.held_back]
         return [self.task_function(Grid(composed, swept_keys(job_overrides), overrides, self.settings))]
 
@@ -157,15 +174,21 @@ class InstalledConfigs(SearchPathPlugin):
 
 
 def compose_all(loader: Any, master: DictConfig, job_overrides: Sequence[Sequence[str]]) -> list[DictConfig]:
-    """One config for each job. A setting that the option of one cell doesn't have (`merge.density` where merge=linear) is left
-    out of that cell, as long as some other cell has it; one that no cell has is an error."""
-    composed, refused, taken = [], dict[str, ConfigCompositionException](), set[str]()
+    return [config for config, _ in compose_each(loader, master, job_overrides)]
+
+
+def compose_each(loader: Any, master: DictConfig, job_overrides: Sequence[Sequence[str]]) -> list[tuple[DictConfig, list[str]]]:
+    """One config for each job, and the overrides that went into it. A setting that the option of one cell doesn't have
+    (`merge.density` where merge=linear) is left out of that cell, as long as some other cell has it; one that no cell has is an
+    error."""
+    composed = list[tuple[DictConfig, list[str]]]()
+    refused, taken = dict[str, ConfigCompositionException](), set[str]()
     compose = OncePerChoice(loader, master)
     for job in job_overrides:
         overrides = list(job)
         while True:
             try:
-                composed.append(compose(overrides))
+                composed.append((compose(overrides), overrides))
                 break
             except ConfigCompositionException as error:
                 match = re.search(r"Could not override '([^']+)'", str(error))
@@ -257,6 +280,7 @@ def register_plugins() -> None:
     for plugin in (GridSweeper, LocalLauncher, SlurmLauncher, InstalledConfigs):
         plugin.__module__ = ALIAS
         Plugins.instance().register(plugin)
+        plugin.__module__ = __name__  # a job of submitit's unpickles it by a name that can be imported
     store = ConfigStore.instance()
     store.store(
         group="hydra/sweeper",

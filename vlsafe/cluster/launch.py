@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
@@ -85,7 +86,7 @@ def tell(sweep: Sweep, wave: Wave, console: Console) -> None:
 def command(sweep: Sweep) -> str:
     """Of `launch/status.py`; the folder where the sweep isn't among the default outputs."""
     default = sweep.folder.parent == Path("outputs").absolute() / "sweeps"
-    return f"python launch/status.py {sweep.name if default else shown(sweep.folder)}"
+    return f"python launch/status.py {shlex.quote(sweep.name if default else shown(sweep.folder))}"
 
 
 def wait(sweep: Sweep, store: Store, cell: Cell, console: Console) -> int:
