@@ -41,10 +41,10 @@ def phases(what: set[str], steps: int = 9) -> list[Phase]:
         precision="bf16" if "bf16" in what else "fp32",
     )  # fmt: skip
     lora = Lora(rank=4, alpha=8, projector_learning_rate=1e-3) if "lora" in what else None
-    # 27 pictures of 51 rows: a pass has batches of pictures, batches of text, and one of 3 pictures and 5 texts, so that the
+    # 27 pictures of 56 rows: a pass has batches of pictures, batches of text, and one of 3 pictures and 5 texts, so that the
     # second of two ranks has no picture where the first has some.
-    mixed = tiny.supervised(27, 1, pictures=1.0) + tiny.supervised(24, 2, pictures=0.0)
-    pairs = tiny.preferences(27, 1, pictures=1.0) + tiny.preferences(24, 2, pictures=0.0)
+    mixed = tiny.supervised(27, 1, pictures=1.0) + tiny.supervised(29, 2, pictures=0.0)
+    pairs = tiny.preferences(27, 1, pictures=1.0) + tiny.preferences(29, 2, pictures=0.0)
     if "dpo" in what:
         return [Phase("pairs", "dpo", lambda: pairs, setting, BOTH, 7, {"beta": 0.1}, lora)]
     if "kto" in what:
