@@ -16,11 +16,13 @@ from vlsafe.data.collate import Collator, Encoder
 from vlsafe.data.mix import Unpaired
 from vlsafe.data.order import balanced, batches
 from vlsafe.model.load import load_model, load_processor
+from vlsafe.ranks import ALONE
 from vlsafe.stage import Execution, StageContext
 from vlsafe.train.engine import Phase, run_phases
 from vlsafe.train.lora import Lora, inject
 from vlsafe.train.optimization import Optimization
 from vlsafe.train.parts import part_of
+from vlsafe.train.split import Split, way_of
 
 SETTING = Optimization(
     steps=8, batch_size=8, learning_rate=5e-3, warmup_steps=2, schedule="cosine", final_fraction=0.1, weight_decay=0.1
@@ -181,6 +183,9 @@ def test_the_loss_of_unpaired_answers_is_trls(parent: Path, tmp_path: Path) -> N
         options,
         TrainerCallback(),
         lambda doing: None,
+        way_of(Execution(device="cpu"), ALONE),
+        Split(1, 8, 1),
+        [False] * 8,
     )
     moved(ours.model.train())
     batch = collator([ours.train_dataset[i] for i in range(8)])
