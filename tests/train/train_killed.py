@@ -85,10 +85,10 @@ def child(method: str, parent: Path, folder: Path, torn_at: int | None = None) -
 
         seal = watch.seal
 
-        def dying(checkpoint: Path, seconds: float) -> None:
+        def dying(checkpoint: Path, seconds: float, layout: str) -> None:
             if checkpoint.name == f"checkpoint-{torn_at}":
                 os.kill(os.getpid(), signal.SIGKILL)
-            seal(checkpoint, seconds)
+            seal(checkpoint, seconds, layout)
 
         watch.seal = dying
     found = train(method, parent, folder)
