@@ -97,4 +97,19 @@ def join(device: str, environment: Mapping[str, str] = os.environ) -> Ranks:
     return Ranks(rank, world, local_rank, group)
 
 
+def join_nobody(device: str) -> None:
+    """A process group of this process alone, without a port: DeepSpeed asks for one with one process too, else for MPI."""
+    import torch
+    import torch.distributed as dist
+
+    if dist.is_initialized():
+        return
+    cuda = device != "cpu" and torch.cuda.is_available()
+    if not cuda:
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")
+    os.environ |= {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "LOCAL_WORLD_SIZE": "1"}
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "0"}  # looked for, and never used
+    dist.init_process_group("cpu:gloo,cuda:nccl" if cuda else "gloo", store=dist.HashStore(), rank=0, world_size=1)
+
+
 ALONE = Ranks()

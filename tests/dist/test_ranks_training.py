@@ -22,7 +22,7 @@ SAME = [f"{method}{lora}@{way}" for method in ("sft", "dpo") for lora in ("", "-
 MORE = [
     "sft@zero1", "sft@zero3_offload", "kto@none", "kto@zero2", "kto@zero3", "sft-two@none", "sft-two@zero2", "sft-two@zero3",
     "sft-accumulate@none", "sft-accumulate@zero2", "sft-accumulate@zero3", "sft-recompute@zero3", "sft-snapshots@none",
-    "sft-snapshots@zero3", "sft-lora-snapshots@zero3",
+    "sft-snapshots@zero3", "sft-lora-snapshots@zero3", "dpo-accumulate@none", "dpo-accumulate@zero2",
 ]  # fmt: skip
 BF16 = ["sft-bf16@none", "sft-bf16@zero2", "sft-bf16@zero3"]
 ALONE = ["sft", "sft-lora", "dpo", "dpo-lora", "kto", "sft-two", "sft-bf16", "sft-snapshots", "sft-lora-snapshots"]
@@ -79,6 +79,17 @@ def test_losses_and_weights_are_those_of_one_process(folder: Path, case: str) ->
     start = load_model(folder / "parent", "cpu").state_dict()
     end = weights(one / "out")
     assert max(float((end[name] - start[name]).abs().max()) for name in end) > 1e-3  # which is what the ranks agree on
+
+
+@pytest.mark.parametrize("case", ["sft@zero2", "sft@zero3", "dpo-lora@zero3"])
+def test_zero_with_one_process_too(folder: Path, tmp_path: Path, case: str) -> None:
+    """As on one GPU: without a launcher, a port or MPI."""
+    tiny.llava(tmp_path / "parent")
+    done = run(tmp_path, [sys.executable], case)
+    assert done.returncode == 0, done.stderr[-4000:]
+    one, zero = folder / "one" / alone(case), tmp_path / "one" / case
+    assert max(abs(x["loss"] - y["loss"]) for x, y in zip(log(one), log(zero), strict=True)) < 2e-5
+    assert furthest(one / "out", zero / "out") < 2e-5
 
 
 def test_the_rows_have_what_makes_ranks_hang_and_momentum_drift() -> None:

@@ -21,6 +21,7 @@ from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 from trl import DPOConfig, DPOTrainer, KTOConfig, KTOTrainer, SFTConfig, SFTTrainer
 from trl.trainer.utils import FusedCausalLMOutput
 
+from vlsafe.ranks import join_nobody
 from vlsafe.train.checkpoint import mark, verified
 from vlsafe.train.idle import SEEING, AbsentPicture, SparingAdamW, groups_by_part
 from vlsafe.train.optimization import Optimization
@@ -191,8 +192,9 @@ class Compared(Exact):
         return dataset
 
     def step_metrics(self) -> dict[str, float]:
-        last = self._metrics["train"]  # TRL's, which it averages only where it logs
-        return {ours: last[theirs][-1] for ours, theirs in self.metric_names}
+        seen = self._metrics["train"]  # TRL's, one entry a micro-batch, which it averages only where it logs
+        parts = self.args.gradient_accumulation_steps
+        return {ours: sum(seen[theirs][-parts:]) / parts for ours, theirs in self.metric_names}
 
     def reference(self, inputs: Any) -> tuple[Any, Any]:
         """The log-probabilities of a batch for each of `reference_columns`."""
@@ -278,6 +280,8 @@ def make_trainer(
     `pictured[i]` says whether example i has a picture.
     """
     if way.zero is not None:
+        if way.ranks.world == 1:
+            join_nobody(way.device)
         AcceleratorState._reset_state()  # it would keep the configuration of the phase before
     shared: dict[str, Any] = {
         "output_dir": str(folder),
