@@ -19,6 +19,7 @@ from types import FrameType
 from vlsafe.cluster.script import torchrun
 
 INTERRUPTED = 75
+POLL_SECONDS = 0.5
 
 
 def children(pid: int) -> Iterator[int]:
@@ -31,21 +32,25 @@ def children(pid: int) -> Iterator[int]:
 
 def main() -> int:
     stopped = False
-    agent: subprocess.Popen[bytes] | None = None
 
     def on_stop(number: int, frame: FrameType | None) -> None:
         nonlocal stopped
         stopped = True
-        for pid in children(agent.pid) if agent is not None else ():
+
+    signal.signal(signal.SIGUSR1, on_stop)
+    # The agent ignores it, and its children until they listen: it must not die of what is for them.
+    agent = subprocess.Popen(
+        [sys.executable, *torchrun(sys.argv[1:], os.environ.get("SLURM_NODEID", "0"))],
+        preexec_fn=lambda: signal.signal(signal.SIGUSR1, signal.SIG_IGN),
+    )
+    signal.signal(signal.SIGTERM, lambda *_: None)  # Slurm has told the agent and its children too
+    while True:
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            status = agent.wait(timeout=POLL_SECONDS)
+            return INTERRUPTED if stopped and status else status
+        for pid in children(agent.pid) if stopped else ():  # again and again: they may just be starting
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGUSR1)
-
-    signal.signal(signal.SIGUSR1, signal.SIG_IGN)  # the agent inherits it: it must not die of what is for its children
-    agent = subprocess.Popen([sys.executable, *torchrun(sys.argv[1:], os.environ.get("SLURM_NODEID", "0"))])
-    signal.signal(signal.SIGUSR1, on_stop)
-    signal.signal(signal.SIGTERM, lambda *_: None)  # Slurm has told the agent and its children too
-    status = agent.wait()
-    return INTERRUPTED if stopped and status else status
 
 
 if __name__ == "__main__":
