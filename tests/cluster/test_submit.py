@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.cluster.conftest import Given, Queue
+from tests.cluster.conftest import PARTITIONS, Given, Queue
 from vlsafe.cluster.cancel import cancel
 from vlsafe.cluster.jobs import JobBook, load_submission
 from vlsafe.cluster.slurm import SlurmError
@@ -179,3 +179,46 @@ def test_cancelling_keeps_what_another_live_sweep_waits_for(
     cancel(other.sweep, other.store, load_submission(other.sweep.folder), "ann", Console(width=200))
     assert queue.live() == []
     assert len(given("s", *SLICE).submit().queued) == 14  # the same command goes on
+
+
+def test_cancelling_what_has_ended_marks_nothing(queue: Queue, given: Make) -> None:
+    from rich.console import Console
+
+    sweep = given("s", "safety_tune=sft", "merge=none")
+    sweep.submit()
+    for id in queue.live():
+        queue.ends(id, "COMPLETED")
+    cancel(sweep.sweep, sweep.store, load_submission(sweep.sweep.folder), "ann", Console(width=200))
+    again = load_submission(sweep.sweep.folder)
+    assert again is not None
+    assert again.cancelled == ""
+
+
+def test_a_job_of_the_same_number_on_another_cluster_is_not_the_recorded_one(
+    queue: Queue, given: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two clusters see one store: neither waits for, nor cancels, the other's jobs."""
+    first = given("s", "safety_tune=sft", "merge=none").submit()
+    monkeypatch.setattr("vlsafe.cluster.slurm.cluster", lambda: "other")
+    assert JobBook(given("s", "safety_tune=sft", "merge=none").store).live_records() == []
+    again = given("s", "safety_tune=sft", "merge=none").submit()
+    assert len(again.queued) == len(first.queued)
+    assert not {r.job for r in first.queued} & {job for id in again.ids for job in queue.behind[id]}
+
+
+def test_a_finish_job_submits_nothing_more_for_a_sweep_that_was_cancelled(
+    queue: Queue, given: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Cancelled between its first look and its turn to submit."""
+    from rich.console import Console
+
+    from vlsafe.cluster.finish import submit_more
+
+    s = given("s", *SLICE, max_submitted=5)
+    s.submit()
+    began = load_submission(s.sweep.folder)
+    cancel(s.sweep, s.store, load_submission(s.sweep.folder), "ann", Console(width=200))
+    monkeypatch.setattr("vlsafe.cluster.slurm.partitions", lambda: PARTITIONS)
+    assert began is not None
+    assert not submit_more(s.sweep, s.plan, s.store, began, set(s.plan.stages), Console(width=200))
+    assert queue.live() == []

@@ -37,8 +37,9 @@ def cancel(sweep: Sweep, store: Store, submission: Submission | None, user: str,
         # The finish job first: behind the others' ends it would begin at once.
         end.sort(key=lambda record: record.name != finish_name(sweep.folder))
         slurm.cancel([r.job for r in end if r.job is not None])
-        submission.cancelled = user
-        submission.save(sweep.folder)
+        if end:  # else it had ended before
+            submission.cancelled = user
+            submission.save(sweep.folder)
     said = f"{len(end)} job{'s' * (len(end) != 1)} cancelled" if end else "no job of this sweep was left"
     if kept:
         said += f"; {kept} stay, which {', '.join(sorted(Path(s).name for s in wanting))} waits for too"

@@ -66,6 +66,9 @@ def submit_more(sweep: Sweep, plan: Plan, store: Store, submission: Submission, 
     """Whether jobs went into the queue, so that another finish job will come."""
     tried = {id for record in submission.tasks.values() for id in record.stages}
     with submitting(store):
+        now = load_submission(sweep.folder)
+        if now is None or now.cancelled or now.first != submission.first:
+            return False  # cancelled, or the command given again, since this job began
         try:
             book = JobBook(store)
             submitter = Submitter(sweep, plan, store, submission, book, slurm.partitions(), os.environ.get("SLURM_JOB_ID"))

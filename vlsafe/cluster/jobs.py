@@ -66,7 +66,8 @@ class JobBook:
 
     def live(self, record: JobRecord) -> bool:
         """Whether its job may still run, or runs."""
-        return record.job is not None and record.job in self.queue and self.queue[record.job].live
+        here = record.cluster in ("", slurm.cluster())  # another cluster that sees the store counts its jobs by itself
+        return here and record.job is not None and record.job in self.queue and self.queue[record.job].live
 
     def live_records(self) -> list[JobRecord]:
         return [r for r in self.records.values() if self.live(r)]
