@@ -91,6 +91,24 @@ def test_without_a_compiler_it_says_what_to_install(tmp_path: Path, monkeypatch:
         check_compiler({"PATH": str(tmp_path)})
 
 
+def test_the_compiler_is_looked_for_where_ranks_run_on_the_cpu(
+    grid: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from vlsafe.execute.executor import Executor
+    from vlsafe.execute.survey import Survey
+    from vlsafe.store import Store
+
+    asked: list[str] = []
+    monkeypatch.setattr("vlsafe.execute.executor.check_compiler", lambda: asked.append("asked"))
+    for device, gpus, times in (("auto", ["0", "1"], 0), ("cpu", ["0", "1"], 1), ("auto", [], 1)):
+        [cell] = grid("+experiment=tiny", "deepspeed=zero2", f"device={device}")
+        plan = make_plan([cell])
+        found = Survey(to_run=set(plan.stages))
+        Executor(plan, Store(tmp_path), tmp_path, cell.run, found, deepspeed_settings(cell), gpus=gpus, cores=2).check()
+        assert len(asked) == times, (device, gpus)
+        asked.clear()
+
+
 def test_what_is_ours_cannot_be_overridden_in_deepspeeds_json() -> None:
     with pytest.raises(ConfigError, match=r"deepspeed\.overrides\.train_batch_size: follows from other settings"):
         Zero(2, overrides={"train_batch_size": 8}).check()

@@ -71,7 +71,8 @@ class Executor:
         check_fits(((stage, self.needs(stage)) for stage in to_run), self.gpus)
         for stage in to_run:
             check_training(stage, self.needs(stage), self.run, self.deepspeed)
-        if self.deepspeed is not None and not self.gpus and any(stage.kind in TRAINING_KINDS for stage in to_run):
+        on_cpu = not self.gpus or self.run.device == "cpu"
+        if self.deepspeed is not None and on_cpu and any(stage.kind in TRAINING_KINDS for stage in to_run):
             check_compiler()
 
     def groups(self) -> list[tuple[str, ...]]:
