@@ -15,15 +15,15 @@ from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "train"))
-import train_tiny as tiny  # noqa: E402
+import train_tiny as tiny
 
-from vlsafe.data.mix import Unpaired  # noqa: E402
-from vlsafe.errors import StageInterrupted  # noqa: E402
-from vlsafe.ranks import Ranks, join  # noqa: E402
-from vlsafe.stage import Execution, StageContext  # noqa: E402
-from vlsafe.train.engine import Phase, run_phases  # noqa: E402
-from vlsafe.train.lora import Lora  # noqa: E402
-from vlsafe.train.optimization import Optimization  # noqa: E402
+from vlsafe.data.mix import Unpaired
+from vlsafe.errors import StageInterrupted
+from vlsafe.ranks import Ranks, join
+from vlsafe.stage import Execution, StageContext
+from vlsafe.train.engine import Phase, run_phases
+from vlsafe.train.lora import Lora
+from vlsafe.train.optimization import Optimization
 
 BOTH: tuple[Any, ...] = ("language_model", "projector")
 WAYS: dict[str, Any] = {
@@ -98,7 +98,9 @@ def run(case: str, parent: Path, folder: Path, ranks: Ranks, stop: int | None = 
 
     if "snapshots" in kinds:
         taken = {step: publish(step) for step in (0, 3, 5)}
-    ctx = StageContext(folder / "out", folder / "work", execution=execution, ranks=ranks, should_stop=stopper.asked, snapshots=taken)
+    ctx = StageContext(
+        folder / "out", folder / "work", execution=execution, ranks=ranks, should_stop=stopper.asked, snapshots=taken
+    )
     (folder / "out").mkdir(parents=True, exist_ok=True)
     device = "cpu"
     model, processor = run_phases(lambda: (load_model(parent, device, train=True), load_processor(parent)), phases(kinds), ctx)

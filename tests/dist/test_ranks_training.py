@@ -1,4 +1,5 @@
-"""Two ranks on the CPU compute what one process does: for each ZeRO stage, method and kind of weights; stopped, killed, resumed."""
+"""Two ranks on the CPU compute what one process does, for each ZeRO stage, method and kind of weights: stopped, killed, resumed
+too."""
 
 from __future__ import annotations
 
@@ -40,8 +41,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Every case, in one start of the ranks and in one of a process alone."""
     folder = tmp_path_factory.mktemp("dist")
     tiny.llava(folder / "parent")
-    cases = sorted([*SAME, *MORE, *BF16], key=lambda case: not case.endswith("@none"))  # DeepSpeed stays in a process
-    for launcher, cases in (([sys.executable], [f"{name}@none" for name in ALONE]), (RANKS, cases)):
+    many = sorted([*SAME, *MORE, *BF16], key=lambda case: not case.endswith("@none"))  # DeepSpeed stays in a process
+    for launcher, cases in (([sys.executable], [f"{name}@none" for name in ALONE]), (RANKS, many)):
         done = run(folder, launcher, *cases)
         assert done.returncode == 0, done.stdout + done.stderr[-4000:]
     return folder
