@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -74,6 +75,13 @@ class Launch:
 
     def plan(self, *overrides: str) -> subprocess.CompletedProcess[str]:
         return self.run("plan.py", *TINY, f"outputs={self.outputs}", *overrides)
+
+
+@pytest.fixture
+def copied(finished: Launch, tmp_path: Path) -> Launch:
+    """The outputs of the module's own fixture `finished`, to be damaged or run on."""
+    shutil.copytree(finished.outputs, tmp_path / "outputs", symlinks=True)
+    return Launch(tmp_path / "outputs")
 
 
 @pytest.fixture

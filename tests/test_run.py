@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import json
 import shutil
-from pathlib import Path
 
 import pytest
 
@@ -26,12 +25,6 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Launch:
     done = launch.train(*GRID)
     assert done.returncode == 0, done.stdout + done.stderr
     return launch
-
-
-@pytest.fixture
-def copied(finished: Launch, tmp_path: Path) -> Launch:
-    shutil.copytree(finished.outputs, tmp_path / "outputs", symlinks=True)
-    return Launch(tmp_path / "outputs")
 
 
 def results(launch: Launch, name: str = "grid") -> list[dict[str, str]]:

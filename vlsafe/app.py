@@ -7,7 +7,7 @@ import os
 import sys
 import time
 import traceback
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import Any, Literal
@@ -22,14 +22,14 @@ from vlsafe import registry
 from vlsafe.cells import GROUPS, Cell, RunSettings, make_cell
 from vlsafe.config_errors import explain
 from vlsafe.errors import ConfigError, VlsafeError
+from vlsafe.estimate import time_left, wall
 from vlsafe.execute.executor import Executor
 from vlsafe.execute.progress import Outcome
 from vlsafe.execute.resources import deepspeed_settings
-from vlsafe.execute.survey import Survey, on_the_way, survey, wall_seconds
+from vlsafe.execute.survey import Survey, survey
 from vlsafe.hydra_plugins import Grid, register_plugins, search_path, take_over
 from vlsafe.plan import Plan, make_plan
 from vlsafe.plugins import check_configs
-from vlsafe.report.live import TimeLeft
 from vlsafe.store import Store
 from vlsafe.sweep import Sweep, check_name, default_name, open_sweep, record_lock, save_record
 from vlsafe.tracking.follow import followed
@@ -201,15 +201,11 @@ def hand_out(
     began: float,
 ) -> int:
     from vlsafe.elsewhere import run_elsewhere
-    from vlsafe.ending import conclude
+    from vlsafe.ending import announce, conclude
     from vlsafe.report.outputs import write_plan
-    from vlsafe.report.plan_view import summary
 
-    write_plan(sweep, plan, found, {id: "pending" if id in found.to_run else "exists" for id in plan.stages})
-    console.print(f"sweep {sweep.name}", style="bold", markup=False)
-    for note in found.notes:
-        console.print(note, style="yellow", markup=False, soft_wrap=True)
-    console.print(summary(plan, found, None).partition(", time unknown")[0], soft_wrap=True)
+    write_plan(sweep, plan, found, found.states(plan))
+    announce(sweep, plan, found, console)
     outcome = run_elsewhere(sweep, cells, plan, found, store, to, console)
     states = {id: progress.state for id, progress in outcome.stages.items()}
     return conclude(sweep, plan, store, states, outcome, console, began)
@@ -230,14 +226,6 @@ def check_not_swept(swept: Sequence[str], cells: Sequence[Cell]) -> None:
             raise ConfigError(f"{name}: one command has one value of it; only what changes results can be swept")
 
 
-def wall(executor: Executor, seconds: Mapping[str, float | None]) -> float | None:
-    """None while some stage has no estimate."""
-    known = {id: s for id, s in seconds.items() if s is not None}
-    if len(known) < len(seconds):
-        return None
-    return wall_seconds(executor.plan, executor.groups(), known, executor.needs, executor.machine)
-
-
 def show_plan(executor: Executor, console: Console) -> None:
     from vlsafe.report.plan_view import plan_table, summary
 
@@ -249,7 +237,7 @@ def show_plan(executor: Executor, console: Console) -> None:
 
 
 def execute(sweep: Sweep, executor: Executor, console: Console, began: float) -> int:
-    from vlsafe.ending import conclude
+    from vlsafe.ending import announce, conclude
     from vlsafe.report.live import View
     from vlsafe.report.outputs import write_plan
     from vlsafe.report.plan_view import summary
@@ -257,12 +245,9 @@ def execute(sweep: Sweep, executor: Executor, console: Console, began: float) ->
     plan, found, store = executor.plan, executor.found, executor.store
     if found.to_run:
         executor.pool.warm_up()
-    states = {id: "pending" if id in found.to_run else "exists" for id in plan.stages}
+    states = found.states(plan)
     write_plan(sweep, plan, found, states)
-    console.print(f"sweep {sweep.name}", style="bold", markup=False)
-    for note in found.notes:
-        console.print(note, style="yellow", markup=False, soft_wrap=True)
-    console.print(summary(plan, found, wall(executor, found.seconds)), soft_wrap=True)
+    announce(sweep, plan, found, console, summary(plan, found, wall(executor, found.seconds)))
     outcome = Outcome({})
     if found.to_run:
         with View(plan, console, executor.run.live, time_left(executor)) as view:
@@ -270,35 +255,3 @@ def execute(sweep: Sweep, executor: Executor, console: Console, began: float) ->
             outcome = executor.execute()
         states |= {id: progress.state for id, progress in outcome.stages.items()}
     return conclude(sweep, plan, store, states, outcome, console, began)
-
-
-def time_left(executor: Executor) -> Callable[[Mapping[str, Any]], TimeLeft]:
-    """Seconds until the plan is through, from what ran so far and from earlier manifests."""
-
-    def left(stages: Mapping[str, Any]) -> TimeLeft:
-        seconds: dict[str, float] = {}
-        complete = True
-        rates: dict[str, list[float]] = {}
-        for id, state in stages.items():
-            if state.state == "done" and state.seconds is not None:
-                stage = executor.plan.stages[id]
-                rates.setdefault(stage.cost_class, []).append(state.seconds / stage.cost_units)
-        for id in executor.found.to_run:
-            state, stage = stages[id], executor.plan.stages[id]
-            if state.state in ("done", "found", "failed", "skipped") or on_the_way(executor.plan, id, executor.found.to_run):
-                seconds[id] = 0.0
-                continue
-            total = executor.found.seconds.get(id)
-            if stage.cost_class in rates:
-                total = sum(rates[stage.cost_class]) / len(rates[stage.cost_class]) * stage.cost_units
-            if state.started is not None:
-                spent = time.time() - state.started
-                if state.done and state.total:
-                    total = spent * state.total / state.done
-                total = None if total is None else max(0.0, total - spent)
-            complete &= total is not None
-            seconds[id] = total or 0.0
-        wall = wall_seconds(executor.plan, executor.groups(), seconds, executor.needs, executor.machine)
-        return TimeLeft(wall, complete)
-
-    return left

@@ -57,7 +57,7 @@ def run_elsewhere(
         log.write_text("".join(traceback.format_exception(error)))
         first = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
         lost = f"its job was lost, or goes on without this command: {first.strip().rstrip(':')} ({log})"
-    outcome = Outcome({id: Progress("pending" if id in found.to_run else "exists") for id in plan.stages})
+    outcome = Outcome({id: Progress(state) for id, state in found.states(plan).items()})
     for i in jobs:
         gather(outcome, cells[i], outcome_file(sweep.folder, cells[i]), store, lost)
     return outcome

@@ -1,4 +1,4 @@
-"""What a sweep ends with, here or after the last of its jobs: plan.json, cells.jsonl, results, table, report."""
+"""What a command begins and a sweep ends with, wherever its stages run: plan.json, cells.jsonl, results, table, report."""
 
 from __future__ import annotations
 
@@ -8,12 +8,22 @@ from collections.abc import Mapping
 from rich.console import Console
 
 from vlsafe.execute.progress import Outcome
-from vlsafe.execute.survey import survey
+from vlsafe.execute.survey import Survey, survey
 from vlsafe.plan import Plan, make_plan
 from vlsafe.report.final import print_report, reasons
 from vlsafe.report.outputs import THERE, write_cells, write_plan
 from vlsafe.store import Store
 from vlsafe.sweep import Sweep, load_sweep, record_lock
+
+
+def announce(sweep: Sweep, plan: Plan, found: Survey, console: Console, said: str | None = None) -> None:
+    """The sweep's name, what was found corrupt, and what is to run; `said` has how long it takes, where that is known."""
+    from vlsafe.report.plan_view import summary
+
+    console.print(f"sweep {sweep.name}", style="bold", markup=False)
+    for note in found.notes:
+        console.print(note, style="yellow", markup=False, soft_wrap=True)
+    console.print(said or summary(plan, found, None).partition(", time unknown")[0], soft_wrap=True)
 
 
 def conclude(

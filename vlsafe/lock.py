@@ -14,6 +14,8 @@ import os
 import secrets
 import socket
 import threading
+import time
+from collections.abc import Iterator
 from pathlib import Path
 
 HEARTBEAT_SECONDS = 5.0
@@ -147,6 +149,18 @@ class Lease:
                     self.lost.set()
                     return
                 os.utime(self.path)
+
+
+@contextlib.contextmanager
+def held(path: Path, poll_seconds: float = 0.05) -> Iterator[None]:
+    """Within it the lease at `path` is held, after waiting for it: for a few reads and writes that none may come between."""
+    lease = Lease(path)
+    while not lease.acquire():
+        time.sleep(poll_seconds)
+    try:
+        yield
+    finally:
+        lease.release()
 
 
 def read_owner(path: Path) -> dict[str, object]:

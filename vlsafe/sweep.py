@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import re
-import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,7 @@ from typing import Any
 from vlsafe.cells import GROUPS, Cell, make_cell
 from vlsafe.errors import ConfigError
 from vlsafe.files import read_json, write_json
-from vlsafe.lock import Lease
+from vlsafe.lock import held
 
 RECORD = "sweep.json"
 # Cells of one sweep may always differ in these; in anything else only where a command sweeps it.
@@ -110,16 +109,9 @@ def open_sweep(folder: Path, name: str, cells: Sequence[Cell], swept: Sequence[s
     return Sweep(name, folder, tuple(unique.values()), tuple(axes), tuple(sorted(varying)))
 
 
-@contextmanager
-def record_lock(folder: Path) -> Iterator[None]:
+def record_lock(folder: Path) -> AbstractContextManager[None]:
     """Held while a sweep's record is read and written, so that two commands that add cells lose none."""
-    lease = Lease(folder / ".record.lock")
-    while not lease.acquire():
-        time.sleep(0.05)
-    try:
-        yield
-    finally:
-        lease.release()
+    return held(folder / ".record.lock")
 
 
 def read_record(folder: Path) -> Any:

@@ -10,7 +10,6 @@ import subprocess
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import psutil
@@ -36,12 +35,6 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Launch:
     done = launch.train(*CELL)
     assert done.returncode == 0, done.stdout + done.stderr
     return launch
-
-
-@pytest.fixture
-def copied(finished: Launch, tmp_path: Path) -> Launch:
-    shutil.copytree(finished.outputs, tmp_path / "outputs", symlinks=True)
-    return Launch(tmp_path / "outputs")
 
 
 @pytest.fixture(autouse=True)

@@ -12,7 +12,7 @@ import getpass
 import secrets
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ from vlsafe.cluster import slurm
 from vlsafe.errors import VlsafeError
 from vlsafe.files import read_json, write_json
 from vlsafe.keys import digest
-from vlsafe.lock import Lease
+from vlsafe.lock import held
 from vlsafe.settings import build
 from vlsafe.store import Store
 
@@ -121,16 +121,9 @@ class JobBook:
                 self.drop(record)
 
 
-@contextmanager
-def submitting(store: Store) -> Iterator[None]:
+def submitting(store: Store) -> AbstractContextManager[None]:
     """Held while jobs are submitted or cancelled: of two commands at once the second sees what the first has queued."""
-    lease = Lease(store.root / FOLDER / ".submit.lock")
-    while not lease.acquire():
-        time.sleep(0.2)
-    try:
-        yield
-    finally:
-        lease.release()
+    return held(store.root / FOLDER / ".submit.lock", poll_seconds=0.2)
 
 
 @dataclass

@@ -19,7 +19,8 @@ from vlsafe.cluster.look import look
 from vlsafe.cluster.settings import SlurmSettings, StageResources, slurm_settings
 from vlsafe.cluster.slurm import Partition
 from vlsafe.cluster.submit import Submitter, Wave, partition_of
-from vlsafe.ending import conclude
+from vlsafe.ending import announce, conclude
+from vlsafe.execute.resources import deepspeed_settings
 from vlsafe.execute.survey import Survey
 from vlsafe.plan import Plan
 from vlsafe.report.build import shown
@@ -51,22 +52,17 @@ class Cluster:
     def launch(self, sweep: Sweep, plan: Plan, found: Survey, store: Store, cell: Cell, console: Console) -> int:
         """Exit status: 0 submitted; with `wait`, that of the sweep. Raises `VlsafeError` where nothing was submitted."""
         from vlsafe.report.outputs import write_plan
-        from vlsafe.report.plan_view import summary
 
-        deepspeed = cell.components["deepspeed"]
         submission = Submission(
             str(store.root), settings_of(cell.run), settings_of(self.settings), settings_of(cell.components["tracking"]),
-            None if deepspeed.component_name == "none" else settings_of(deepspeed),
+            deepspeed_settings(cell),
         )  # fmt: skip
-        console.print(f"sweep {sweep.name}", style="bold", markup=False)
-        for note in found.notes:
-            console.print(note, style="yellow", markup=False, soft_wrap=True)
-        console.print(summary(plan, found, None).partition(", time unknown")[0], soft_wrap=True)
+        announce(sweep, plan, found, console)
         with submitting(store):
             submitter = Submitter(sweep, plan, store, submission, JobBook(store), self.partitions)
             submitter.check(found.to_run)
             wave = submitter.wave(found.to_run)
-            write_plan(sweep, plan, found, {id: "pending" if id in found.to_run else "exists" for id in plan.stages})
+            write_plan(sweep, plan, found, found.states(plan))
         tell(sweep, wave, console)
         return wait(sweep, store, cell, console) if self.settings.wait else 0
 

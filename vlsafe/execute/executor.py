@@ -81,7 +81,7 @@ class Executor:
     def execute(self) -> Outcome:
         started = time.monotonic()
         clear_dead(self.folder / "work")
-        stages = {id: Progress("pending" if id in self.found.to_run else "exists") for id in self.plan.stages}
+        stages = {id: Progress(state) for id, state in self.found.states(self.plan).items()}
         outcome = Outcome(stages)
         running: list[Running] = []
         try:

@@ -25,6 +25,10 @@ class Survey:
     seconds: dict[str, float | None] = field(default_factory=dict)  # estimate for each stage to run; None: never seen
     bytes_needed: int = 0
 
+    def states(self, plan: Plan) -> dict[str, str]:
+        """That of each stage before anything runs: exists or pending."""
+        return {id: "pending" if id in self.to_run else "exists" for id in plan.stages}
+
 
 def survey(plan: Plan, store: Store, mend: bool) -> Survey:
     """Which stages must run. With `mend`, corrupt artifacts are moved aside, and what will be read is verified by hash."""

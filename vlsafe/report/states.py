@@ -16,7 +16,7 @@ def states_now(sweep: Sweep, plan: Plan, store: Store) -> tuple[dict[str, str], 
     """What is in the store, and of the rest why: what the last command recorded, or that an artifact is corrupt."""
     found = survey(plan, store, mend=False)
     reasons: dict[str, Reason] = {}
-    states = {id: "pending" if id in found.to_run else "exists" for id in plan.stages}
+    states = found.states(plan)
     for id, stage in plan.stages.items():
         try:
             if store.path(stage.kind, stage.key).exists():

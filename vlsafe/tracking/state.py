@@ -10,14 +10,13 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from vlsafe.files import read_json, write_json
 from vlsafe.keys import digest
-from vlsafe.lock import Lease
+from vlsafe.lock import held
 from vlsafe.tracking.base import Destination, Tracking
 
 FILE = "tracking.json"
@@ -51,18 +50,13 @@ def sent_runs(state: dict[str, Any], destination: str) -> dict[str, Sent]:
 @contextlib.contextmanager
 def changed(sweep: Path, destination: str) -> Iterator[dict[str, Any]]:
     """The part of one destination, to be changed in place. Of two processes that send one sweep none loses the other's."""
-    lease = Lease(sweep / ".tracking.lock")
-    while not lease.acquire():
-        time.sleep(0.05)
-    try:
+    with held(sweep / ".tracking.lock"):
         state = read_state(sweep)
         part = state.get(destination)
         if not isinstance(part, dict) or not isinstance(part.get("runs"), dict):
             part = state[destination] = {"inputs": None, "runs": {}}
         yield part
         write_json(sweep / FILE, state)
-    finally:
-        lease.release()
 
 
 def inputs(sweep: Path, tracking: Tracking) -> str:

@@ -143,11 +143,10 @@ def run_and_save(phases: Sequence[Phase], ctx: StageContext) -> None:
     """Train the parent through `phases` and write the model artifact to `ctx.out`."""
     from vlsafe.model.load import load_model, load_processor, save_model
     from vlsafe.train.engine import run_phases
+    from vlsafe.train.split import way_of
 
     parent = ctx.parents["model"]
-    # ZeRO-3 splits what lies in CPU memory, so that no GPU ever holds all of it.
-    stage = (ctx.execution.deepspeed or {}).get("stage")
-    device = "cpu" if stage == 3 else ctx.execution.device
+    device = way_of(ctx.execution, ctx.ranks).load_on
     model, processor = run_phases(lambda: (load_model(parent, device, train=True), load_processor(parent)), phases, ctx)
     if ctx.ranks.main:
         save_model(model, processor, ctx.out)

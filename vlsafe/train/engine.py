@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 from vlsafe.data.collate import Collator, Encoder
 from vlsafe.data.order import balanced, batches
-from vlsafe.errors import CheckError, StageInterrupted
+from vlsafe.errors import StageInterrupted
 from vlsafe.model.load import quiet, template_hash
 from vlsafe.provenance import peak_memory_mb
 from vlsafe.stage import StageContext
@@ -21,7 +21,7 @@ from vlsafe.train.checkpoint import Checkpoint, finished_phases, mark, newest, r
 from vlsafe.train.checks import check_image_tokens, check_supervised, check_vocabulary
 from vlsafe.train.lora import Lora, inject, merge, merged_copy
 from vlsafe.train.optimization import Optimization
-from vlsafe.train.parts import bits, check_changes, check_trainable, fingerprints, freeze_all_but
+from vlsafe.train.parts import check_changes, check_trainable, fingerprints, freeze_all_but
 from vlsafe.train.snapshots import Snapshots, same_config
 from vlsafe.train.split import Split, Way, way_of
 
@@ -54,7 +54,8 @@ def run_phases(load: Callable[[], tuple[Any, Any]], phases: Sequence[Phase], ctx
     `ctx.facts["earlier_seconds"]` is what earlier tries spent until that checkpoint. With `ctx.step` the last phase ends after
     that step of its schedule; `ctx.snapshots` are published on the way.
     """
-    from vlsafe.train.weights import load_weights, unsplit
+    from vlsafe.train.gather import unsplit
+    from vlsafe.train.weights import load_weights
 
     began = time.monotonic()
     way = way_of(ctx.execution, ctx.ranks)
@@ -83,7 +84,7 @@ def run_phases(load: Callable[[], tuple[Any, Any]], phases: Sequence[Phase], ctx
     done = sum(phase.optimization.steps for phase in phases[:finished])
     for number in range(finished, len(phases)):
         phase, folder = phases[number], folders[number]
-        if model is None or (way.zero is not None and number > finished):
+        if way.zero is not None and number > finished:
             model, _ = fresh(number)
         folder.mkdir(parents=True, exist_ok=True)
         snapshots = Snapshots(processor, phase.name, ctx) if phase is phases[-1] else None
@@ -182,6 +183,8 @@ def run_phase(
         """The model as it is now, as plain as `again()` makes it, with adapters where there are some; None on other ranks."""
         if way.zero is None:
             return model
+        from vlsafe.train.gather import unsharded
+
         return unsharded(model, again, phase, before, ctx.ranks.main)
 
     with quiet(), same_config(model) as as_before:
@@ -259,31 +262,6 @@ def run_phase(
         "gradient_accumulation": parts.accumulation,
         "loss_curve": curve(lines),
     }
-
-
-def unsharded(model: Any, again: Callable[[], Any], phase: Phase, before: dict[str, int], main: bool) -> Any:
-    """A plain model with the weights that ZeRO has trained so far, its adapters in place; None on ranks but the main one.
-
-    Raises `CheckError` where a trained weight is missing or has no place, or a frozen one is not what it was.
-    """
-    from vlsafe.train.weights import frozen_bits, gathered, put_weights, trained_state
-
-    state = gathered(model, main)
-    frozen = frozen_bits(model, main, bits) if phase.optimization.precision == "fp32" else {}
-    if not main:
-        return None
-    plain = again()
-    adapted = inject(plain, phase.lora, phase.seed, phase.name) if phase.lora else ()
-    freeze_all_but(plain, phase.trainable, phase.name, adapted)
-    for name, value in frozen.items():
-        was = before.get(name.replace(".base_layer.", "."))
-        if value != was:
-            raise CheckError(f"{phase.name}: {name} changed, although it is frozen")
-    put_weights(plain, state, f"{phase.name}: what DeepSpeed trained", trained_state(plain))
-    for name, parameter in plain.named_parameters():
-        if name in state and parameter.dtype == state[name].dtype and bits(parameter) != bits(state[name]):
-            raise CheckError(f"{phase.name}: {name} is not what DeepSpeed has of it")
-    return plain
 
 
 def keep(model: Any, facts: dict[str, Any], folder: Path, seconds: float) -> None:

@@ -36,6 +36,11 @@ class Way:
         """What a checkpoint can be read by: ZeRO's is in as many pieces as there were ranks."""
         return "whole" if self.zero is None else f"zero{self.zero.stage} over {self.ranks.world}"
 
+    @property
+    def load_on(self) -> str:
+        """Where a model is loaded. ZeRO-3 splits what lies in CPU memory, so that no GPU ever holds all of it."""
+        return "cpu" if self.zero is not None and self.zero.stage == 3 else self.device
+
     def split(self, batch_size: int, where: str) -> Split:
         return split(batch_size, self.ranks.world, self.micro_batch_size, where)
 

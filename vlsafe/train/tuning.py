@@ -191,10 +191,11 @@ class KahnemanTversky(FromPairs):
     batch is desirable and half undesirable. The reference is the model that tuning starts from.
     """
 
+    whole_batches: ClassVar[bool] = True  # a rank's share of a batch can't be accumulated from parts
+
     optimization: Optimization  # batch_size counts answers
     beta: PositiveFloat
     helpful: Fraction  # share of pairs that prefer an answer to a needless refusal
-    whole_batches: ClassVar[bool] = True
     desirable_weight: PositiveFloat = 1.0
     undesirable_weight: PositiveFloat = 1.0
     order: Order = "after"
