@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 import train_tiny as tiny
 
-from vlsafe.data.collate import Collator, Encoder
+from vlsafe.data.collate import Collator
+from vlsafe.data.encode import Encoder
 from vlsafe.data.mix import Unpaired
 from vlsafe.errors import CheckError
 from vlsafe.model.load import load_processor

@@ -12,7 +12,8 @@ import torch
 import train_tiny as tiny
 from datasets import Dataset
 
-from vlsafe.data.collate import Collator, Encoder
+from vlsafe.data.collate import Collator
+from vlsafe.data.encode import Encoder
 from vlsafe.data.mix import Unpaired
 from vlsafe.data.order import balanced, batches
 from vlsafe.model.load import load_model, load_processor

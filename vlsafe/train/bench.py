@@ -106,7 +106,8 @@ def bare(folder: Path, data: list[Any], optimization: Optimization) -> float:
     """Seconds a step of forward, backward, clip and AdamW over batches that are ready."""
     import torch
 
-    from vlsafe.data.collate import Collator, Encoder
+    from vlsafe.data.collate import Collator
+    from vlsafe.data.encode import Encoder
     from vlsafe.model.load import load_model, load_processor
     from vlsafe.train.parts import freeze_all_but
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from vlsafe.data.collate import Encoded, Encoder
+from vlsafe.data.encode import Encoded, Encoder
 from vlsafe.errors import CheckError
 
 

@@ -11,7 +11,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from vlsafe.data.collate import Collator, Encoder
+from vlsafe.data.collate import Collator
+from vlsafe.data.encode import Encoder
 from vlsafe.data.order import balanced, batches
 from vlsafe.errors import StageInterrupted
 from vlsafe.model.load import quiet, template_hash
