@@ -145,9 +145,7 @@ def read_text_config(folder: Path, trust_remote_code: bool = False) -> Any:
     raw = read_config(folder)
     try:
         with quiet():
-            config = transformers.AutoConfig.from_pretrained(
-                folder, local_files_only=True, trust_remote_code=trust_remote_code
-            )
+            config = transformers.AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=trust_remote_code)
     except (ValueError, KeyError, OSError) as error:
         if "auto_map" in raw and not trust_remote_code:
             raise CheckError(

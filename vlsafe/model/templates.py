@@ -80,9 +80,7 @@ FAMILIES: Mapping[str, str] = MappingProxyType(
         "vicuna": _VICUNA.strip(),
         "mistral": _MISTRAL.strip(),
         "qwen2": _CHATML.strip().replace("SYSTEM", "You are Qwen, created by Alibaba Cloud. You are a helpful assistant."),
-        "smollm2": _CHATML.strip().replace(
-            "SYSTEM", "You are a helpful AI assistant named SmolLM, trained by Hugging Face"
-        ),
+        "smollm2": _CHATML.strip().replace("SYSTEM", "You are a helpful AI assistant named SmolLM, trained by Hugging Face"),
     }
 )
 
