@@ -66,12 +66,12 @@ def test_a_pickle_that_holds_more_than_tensors_is_not_read(
 
 
 def test_what_is_not_there_is_named(pickled: Path, tmp_path: Path) -> None:
-    (pickled / "pytorch_model-00002-of-00002.bin").unlink()
-    with pytest.raises(CheckError, match="names pytorch_model-00002-of-00002.bin, not there"):
-        convert(pickled, tmp_path / "new")
-    with pytest.raises(CheckError, match="nothing to convert"):
-        convert(tmp_path, tmp_path / "new")
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "x").write_text("x")
     with pytest.raises(CheckError, match="is not empty"):
         convert(pickled, tmp_path / "full")
+    (pickled / "pytorch_model-00002-of-00002.bin").unlink()
+    with pytest.raises(CheckError, match=r"names pytorch_model-00002-of-00002\.bin, not there"):
+        convert(pickled, tmp_path / "new")
+    with pytest.raises(CheckError, match="nothing to convert"):
+        convert(tmp_path, tmp_path / "new")

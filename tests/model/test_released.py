@@ -1,4 +1,4 @@
-"""Released models in every layout: one model whatever its names, every tensor accounted for; `base`, `adapted`, `tuned` of them."""
+"""Released models in every layout: one model whatever its names, every tensor accounted for, and roles made of them."""
 
 from __future__ import annotations
 
@@ -180,7 +180,7 @@ def test_a_language_model_of_another_family_is_no_base(hub: Hub, released: Any, 
     with pytest.raises(CheckError, match=r"Meta-Llama-3-8B-Instruct .*num_key_value_heads=2"):
         FromLvlm(hub("meta-llama/Meta-Llama-3-8B-Instruct"), hub(LLAVA)).build(stage())
     other = Source(folder=str(released(llm="mistral")))
-    with pytest.raises(CheckError, match="num_key_value_heads=4 and .* has 2: they are not"):
+    with pytest.raises(CheckError, match=r"num_key_value_heads=4 and .* has 2: they are not"):
         FromLvlm(hub(VICUNA), other).build(stage())
     with pytest.raises(CheckError, match=r"vocabulary of 387 rows and .* of 448: set model\.vocabulary=lvlm_rows"):
         FromLvlm(hub(VICUNA), hub(LLAVA), vocabulary="exact").build(stage())

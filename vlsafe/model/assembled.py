@@ -176,8 +176,8 @@ def read_tokenizer(folder: Path, trust_remote_code: bool = False) -> Any:
             )
     except Exception as error:
         raise CheckError(
-            f"{folder}: its tokenizer can't be loaded ({type(error).__name__}: {str(error).splitlines()[0][:200]}); a folder with "
-            "only tokenizer.model needs the packages sentencepiece and protobuf"
+            f"{folder}: its tokenizer can't be loaded ({type(error).__name__}: {str(error).splitlines()[0][:200]}); a folder "
+            "with only tokenizer.model needs the packages sentencepiece and protobuf"
         ) from error
 
 

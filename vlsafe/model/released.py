@@ -122,7 +122,10 @@ def _open_hub(folder: Path, where: str) -> Lvlm:
 
 
 def fitted(processor: Any, config: Any, where: str) -> Any:
-    """The processor, told what older ones were not: the patch, the selected features. Raises `CheckError` where it is another's."""
+    """The processor, told what older ones were not: the patch, the selected features.
+
+    Raises `CheckError` where it is another model's.
+    """
     from vlsafe.model.templates import check_template
     from vlsafe.model.towers import check_size, tower_of
 

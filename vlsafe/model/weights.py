@@ -165,9 +165,9 @@ def _weight_files(folder: Path) -> list[tuple[Path, set[str] | None]]:
             f"trust who made them: python -m vlsafe.model.convert {folder} NEW_FOLDER, and set the source's folder to that"
         )
     raise CheckError(
-        f"{folder}: no weights; expected {SINGLE}, or its shards and {INDEX}, as save_pretrained writes them. If the hub has only "
-        "pickled ones (pytorch_model.bin), which are not read: hf download ID --local-dir FOLDER, python -m vlsafe.model.convert "
-        "FOLDER NEW_FOLDER, and set the source's folder to that"
+        f"{folder}: no weights; expected {SINGLE}, or its shards and {INDEX}, as save_pretrained writes them. If the hub has "
+        "only pickled ones (pytorch_model.bin), which are not read: hf download ID --local-dir FOLDER, "
+        "python -m vlsafe.model.convert FOLDER NEW_FOLDER, and set the source's folder to that"
     )
 
 
