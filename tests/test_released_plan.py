@@ -31,7 +31,7 @@ def test_the_key_of_a_released_model_holds_no_training_data(grid: Grid) -> None:
 
 
 def test_another_commit_is_another_model(grid: Grid) -> None:
-    commit = "1" * 40
+    commit = "a" * 40
     one, other = stages(grid, *RELEASED), stages(grid, *RELEASED, f"safety_tune.source.revision={commit}")
     assert one["adapted"].key == other["adapted"].key
     assert one["tuned"].key != other["tuned"].key

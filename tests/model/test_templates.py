@@ -65,6 +65,19 @@ def test_pictures_between_words_stay_where_they_are() -> None:
     assert text == "<|user|>\nFirst <image>\nthen <image>\n\n"
 
 
+@pytest.mark.parametrize("start", ["", "\n", "\n\n", "  ", "  {# a note #}\n", "Chat:\n"])
+def test_what_a_template_begins_with_is_kept(start: str) -> None:
+    tokenizer, template = (
+        make_tokenizer("tulu"),
+        f"{start}{{% for m in messages %}}\n  {{{{ m['content'] }}}}\n{{% endfor %}}\n",
+    )
+    plain = [{"role": "user", "content": "What?"}]
+    own, shown = (
+        tokenizer.apply_chat_template(plain, chat_template=text, tokenize=False) for text in (template, with_pictures(template))
+    )
+    assert own == shown
+
+
 def test_a_template_that_takes_pictures_is_left_alone() -> None:
     once = with_pictures(FAMILIES["tulu"])
     assert with_pictures(once) == once

@@ -20,10 +20,8 @@ from vlsafe.stage import StageContext
 Dtype = Literal["as_stored", "fp32", "bf16", "fp16"]
 TORCH_NAMES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
 # What is needed of a repository: pickled weights never are.
-FILES = (
-    "*.json", "*.safetensors", "*.model", "*.txt", "*.jinja", "LICENSE*", "NOTICE*", "USE_POLICY*",
-)  # fmt: skip
 LICENCES = ("LICENSE*", "NOTICE*", "USE_POLICY*")
+FILES = ("*.json", "model*.safetensors", "adapter_model.safetensors", "*.model", "*.txt", "*.jinja", *LICENCES)
 TEMPLATE = "model.chat_template"
 
 

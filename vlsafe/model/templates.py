@@ -85,7 +85,8 @@ FAMILIES: Mapping[str, str] = MappingProxyType(
     }
 )
 
-# Parts in their order; `messages` is bound anew, so that what follows sees text. Whitespace is trimmed on both sides.
+# Parts in their order; `messages` is bound anew, so that what follows sees text. The last newline is swallowed by the block
+# before it, as transformers sets Jinja up, and leaves the template that follows at the start of a line, as it was.
 _PARTS_TO_TEXT = (
     "{%- set parts_to_text = namespace(messages=[], text='') -%}"
     "{%- for message in messages -%}"
@@ -100,7 +101,7 @@ _PARTS_TO_TEXT = (
     "{%- endif -%}"
     "{%- set parts_to_text.messages = parts_to_text.messages + [dict(message, content=parts_to_text.text)] -%}"
     "{%- endfor -%}"
-    "{%- set messages = parts_to_text.messages -%}"
+    "{%- set messages = parts_to_text.messages %}\n"
 )
 
 
