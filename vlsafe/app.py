@@ -31,8 +31,9 @@ from vlsafe.hydra_plugins import Grid, register_plugins, search_path, take_over
 from vlsafe.plan import Plan, make_plan
 from vlsafe.plugins import check_configs
 from vlsafe.sources import check_resolved
+from vlsafe.stand_in.notice import notice_for
 from vlsafe.store import Store
-from vlsafe.sweep import Sweep, check_name, default_name, open_sweep, record_lock, save_record
+from vlsafe.sweep import Sweep, open_sweep, record_lock, save_record, sweep_name
 from vlsafe.tracking.follow import followed
 
 Action = Literal["train", "plan"]
@@ -124,9 +125,7 @@ def run_one(config: DictConfig) -> int:
     choices = HydraConfig.get().runtime.choices
     plain = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
     assert isinstance(plain, dict)
-    return run_job(
-        {str(k): v for k, v in plain.items()}, {g: str(choices.get(g)) for g in GROUPS}, Console(highlight=False, width=160)
-    )
+    return run_job(*as_it_runs(plain, choices), Console(highlight=False, width=160))
 
 
 def cells_of(grid: Grid) -> list[Cell]:
@@ -136,8 +135,18 @@ def cells_of(grid: Grid) -> list[Cell]:
         assert isinstance(choices, dict)
         plain = OmegaConf.to_container(_without_hydra(config), resolve=True, throw_on_missing=True)
         assert isinstance(plain, dict)
-        cells.append(make_cell({str(k): v for k, v in plain.items()}, {g: str(choices.get(g)) for g in GROUPS}))
+        cells.append(make_cell(*as_it_runs(plain, choices)))
     return cells
+
+
+def as_it_runs(plain: dict[Any, Any], chosen: Any) -> tuple[dict[str, Any], dict[str, str]]:
+    """A cell's config and the option of each group; with `+stand_in`, those on stand-ins."""
+    config, choices = {str(k): v for k, v in plain.items()}, {g: str(chosen.get(g)) for g in GROUPS}
+    if config.get("stand_in") is None:
+        return config, choices
+    from vlsafe.stand_in.make import stand_in
+
+    return stand_in(config, choices)
 
 
 def _without_hydra(config: DictConfig) -> DictConfig:
@@ -149,9 +158,10 @@ def run(action: Action, grid: Grid) -> int:
     console = Console(highlight=False)
     cells = cells_of(grid)
     settings = cells[0].run
-    name = settings.sweep or default_name(grid.overrides)
-    check_name(name)
+    name = sweep_name(settings, grid.overrides)
     check_not_swept(grid.swept, cells)
+    if notice := notice_for(name):
+        console.print(notice, style="bold reverse", markup=False, soft_wrap=True)
     folder = Path(settings.outputs).absolute() / "sweeps" / name
     store = Store(Path(settings.store))
     if action == "plan":

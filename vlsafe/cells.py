@@ -33,6 +33,7 @@ class RunSettings:
     sweep: str | None = None  # the sweep's name; by default made from the command's overrides
     outputs: str = "outputs"
     store: str = "outputs/store"
+    stand_in: Literal["tiny"] | None = None  # tiny invented models and rows in place of the hub's (vlsafe/stand_in)
     jobs: PositiveInt | None = None  # stages at a time; by default one a core
     threads: PositiveInt | None = None  # of each stage; by default all cores for training from scratch, else 1
     checkpoint_seconds: PositiveFloat = 20.0
