@@ -24,6 +24,9 @@ from vlsafe.settings import build, closest
 OWN_MODULES = (
     "vlsafe.model.components",
     "vlsafe.data.components",
+    "vlsafe.data.mixture",
+    "vlsafe.data.sets.llava_instruct",
+    "vlsafe.data.sets.llava_pretrain",
     "vlsafe.train.adaptation",
     "vlsafe.train.single_stage",
     "vlsafe.train.tuning",
