@@ -89,8 +89,7 @@ class Mixture(TrainingData):
 
     def spec_for(self, stage: str, joint: bool = False, purposes: Collection[Purpose] | None = None) -> dict[str, Any]:
         used = PURPOSES if purposes is None else purposes
-        head = {name: value for name, value in spec_of(replace(self, **{p: {} for p in PURPOSES})).items() if name not in PURPOSES}
-        return head | {purpose: spec_of(getattr(self, purpose)) for purpose in PURPOSES if purpose in used}
+        return {"name": self.component_name} | {p: spec_of(getattr(self, p)) for p in PURPOSES if p in used}
 
     def supervised(self, purpose: Literal["projector", "instruct", "safety"], n: int, seed: int) -> Sequence[SupervisedRow]:
         return self._rows(purpose, n, seed)

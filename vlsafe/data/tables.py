@@ -19,6 +19,7 @@ from typing import Any
 from vlsafe.errors import CheckError
 
 KEPT_GROUPS = 2  # of a Parquet file's row groups, decoded: neighbours are often asked for together
+KINDS = {str: "text", int: "a whole number", list: "a list", dict: "an object", bool: "true or false"}
 _SPACE = b" \t\r\n"
 
 
@@ -210,6 +211,6 @@ def column(table: Table, index: int, row: Mapping[str, Any], name: str, kind: ty
     value = row[name]
     if not isinstance(value, kind) or (isinstance(value, bool) and kind is int):
         kinds = kind if isinstance(kind, tuple) else (kind,)
-        told = " or ".join({str: "text", int: "a whole number", list: "a list", dict: "an object"}.get(k, k.__name__) for k in kinds)
+        told = " or ".join(KINDS.get(k, k.__name__) for k in kinds)
         raise CheckError(f"{table.where(index)}: column '{name}' must be {told}, not {type(value).__name__}")
     return value

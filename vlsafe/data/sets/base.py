@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
@@ -11,7 +10,7 @@ from vlsafe.data.pictures import Album
 from vlsafe.data.rows import Message, Purpose
 from vlsafe.errors import CheckError
 from vlsafe.registry import Component
-from vlsafe.sources import Source
+from vlsafe.sources import DataSource
 
 PLACEHOLDER = "<image>"  # how data sets in LLaVA's form write a picture
 
@@ -24,13 +23,7 @@ class Dataset(Component):
     page: ClassVar[str] = ""  # where it is described; where its terms are accepted if it is gated
     gated: ClassVar[bool] = False  # its terms have to be accepted first, and HF_TOKEN set
     non_commercial: ClassVar[bool] = False
-    source: Source
-
-    def __post_init__(self) -> None:
-        for field in dataclasses.fields(self):  # type: ignore[arg-type]
-            value = getattr(self, field.name)
-            if isinstance(value, Source) and value.kind != "dataset":
-                object.__setattr__(self, field.name, dataclasses.replace(value, kind="dataset"))
+    source: DataSource
 
     def rows(self, purpose: Purpose) -> Sequence[Any]:
         """Every row for a purpose that it serves, in the data set's own order: `SupervisedRow` or `PreferenceRow`, with the data
@@ -69,7 +62,7 @@ def without_placeholder(text: str) -> str:
     return text.replace(PLACEHOLDER, "").strip()
 
 
-def file_of(folder: Path, name: str, source: Source) -> Path:
+def file_of(folder: Path, name: str, source: DataSource) -> Path:
     """A file of a data set's folder; the folder may also be that file."""
     path = folder if folder.is_file() else folder / name
     if not path.is_file():
@@ -77,7 +70,7 @@ def file_of(folder: Path, name: str, source: Source) -> Path:
     return path
 
 
-def files_of(folder: Path, pattern: str, source: Source) -> list[Path]:
+def files_of(folder: Path, pattern: str, source: DataSource) -> list[Path]:
     """All files of a data set that match, in order."""
     paths = [folder] if folder.is_file() else sorted(folder.glob(pattern))
     if not paths:

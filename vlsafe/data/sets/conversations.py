@@ -40,4 +40,10 @@ def conversation(table: Table, index: int, row: Mapping[str, Any], album: Album,
             f" {', '.join(roles) or 'nowhere'}"
         )
     images = [album.find(row["image"], f"{table.where(index)}: column 'image'")] if pictured else []
-    return {"id": str(row.get("id", index)), "source": source, "prompt": messages[:1], "completion": messages[1:], "images": images}
+    return {
+        "id": str(row.get("id", index)),
+        "source": source,
+        "prompt": messages[:1],
+        "completion": messages[1:],
+        "images": images,
+    }

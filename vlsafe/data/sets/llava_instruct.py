@@ -23,7 +23,7 @@ from vlsafe.data.sets.conversations import conversation
 from vlsafe.data.tables import open_table
 from vlsafe.errors import CheckError
 from vlsafe.registry import register
-from vlsafe.sources import Source
+from vlsafe.sources import DataSource
 
 FILE = "llava_v1_5_mix665k.json"
 PARTS = ("coco", "gqa", "ocr_vqa", "textvqa", "vg")
@@ -36,14 +36,14 @@ class LlavaInstruct(Dataset):
     licence: ClassVar[str] = "CC-BY-4.0, and OpenAI's terms for what GPT-4 wrote"
     page: ClassVar[str] = "https://huggingface.co/datasets/liuhaotian/LLaVA-Instruct-150K"
 
-    source: Source = Source("liuhaotian/LLaVA-Instruct-150K")
-    images: Source | None = None  # the folder with coco, gqa, ocr_vqa, textvqa and vg below it; null: beside the JSON
+    source: DataSource = DataSource("liuhaotian/LLaVA-Instruct-150K")
+    images: DataSource | None = None  # the folder with coco, gqa, ocr_vqa, textvqa and vg below it; null: beside the JSON
     file: str = FILE
 
     def rows(self, purpose: Purpose) -> Sequence[Any]:
-        folder = self.source.fetch("dataset", allow=[self.file])
+        folder = self.source.fetch(allow=[self.file])
         table = open_table([file_of(folder, self.file, self.source)])
-        album = album_of(folder) if self.images is None else Album([self.images.fetch("dataset")])
+        album = album_of(folder) if self.images is None else Album([self.images.fetch()])
         if not any((root / part).is_dir() for root in album.folders for part in PARTS):
             raise CheckError(
                 f"dataset llava_instruct: no folder {', '.join(PARTS)} below {', '.join(map(str, album.folders))}: its pictures"

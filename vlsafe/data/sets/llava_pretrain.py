@@ -19,7 +19,7 @@ from vlsafe.data.sets.base import Dataset, Rows, album_of, file_of
 from vlsafe.data.sets.conversations import conversation
 from vlsafe.data.tables import open_table
 from vlsafe.registry import register
-from vlsafe.sources import Source
+from vlsafe.sources import DataSource
 
 FILE = "blip_laion_cc_sbu_558k.json"
 
@@ -31,10 +31,10 @@ class LlavaPretrain(Dataset):
     licence: ClassVar[str] = "other: the terms of CC-3M, LAION and SBU"
     page: ClassVar[str] = "https://huggingface.co/datasets/liuhaotian/LLaVA-Pretrain"
 
-    source: Source = Source("liuhaotian/LLaVA-Pretrain")
+    source: DataSource = DataSource("liuhaotian/LLaVA-Pretrain")
     file: str = FILE
 
     def rows(self, purpose: Purpose) -> Sequence[Any]:
-        folder = self.source.fetch("dataset", allow=[self.file, "images.zip"])
+        folder = self.source.fetch(allow=[self.file, "images.zip"])
         table, album = open_table([file_of(folder, self.file, self.source)]), album_of(folder)
         return Rows(lambda i: conversation(table, i, table.row(i), album, self.component_name), range(len(table)))
