@@ -23,7 +23,11 @@ from vlsafe.settings import build, closest
 # Modules that register our own components. They import heavy packages only inside functions.
 OWN_MODULES = (
     "vlsafe.model.components",
+    "vlsafe.model.assembled",
     "vlsafe.data.components",
+    "vlsafe.data.mixture",
+    "vlsafe.data.sets.llava_instruct",
+    "vlsafe.data.sets.llava_pretrain",
     "vlsafe.train.adaptation",
     "vlsafe.train.single_stage",
     "vlsafe.train.tuning",
