@@ -1,4 +1,4 @@
-"""What `launch/train.py` and `launch/plan.py` do: cells → plan → executor → results. Hydra only composes."""
+"""What `launch/train.py`, `launch/plan.py` and `launch/doctor.py` do: cells → plan → executor → results. Hydra only composes."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ from vlsafe.store import Store
 from vlsafe.sweep import Sweep, open_sweep, record_lock, save_record, sweep_name
 from vlsafe.tracking.follow import followed
 
-Action = Literal["train", "plan"]
+Action = Literal["train", "plan", "doctor"]
 FULL = (errno.ENOSPC, errno.EDQUOT)
 PLACE_ERRORS = (*FULL, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.ENOENT, errno.EEXIST, errno.EISDIR)
 HELP = frozenset({"--help", "-h", "--hydra-help", "--version"})
@@ -44,8 +44,12 @@ BAD_INPUT, STOPPED, BUG = 2, 130, 70
 
 
 def main(action: Action, conf: Path) -> None:
-    """Exit status: 0 all done, 1 a stage failed, 2 bad input, 130 stopped by Ctrl-C."""
+    """Exit status: 0 all done, 1 a stage failed (doctor: something is missing), 2 bad input, 130 stopped by Ctrl-C."""
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # errors come to us, to be said in one line
+    if action == "doctor":
+        from vlsafe.doctor.cache import ask_nobody
+
+        ask_nobody()
     with errors_in_one_line():
         check_plugins(conf, sys.argv)
         register_plugins()
@@ -164,6 +168,10 @@ def run(action: Action, grid: Grid) -> int:
         console.print(notice, style="bold reverse", markup=False, soft_wrap=True)
     folder = Path(settings.outputs).absolute() / "sweeps" / name
     store = Store(Path(settings.store))
+    if action == "doctor":
+        from vlsafe.doctor.command import doctor
+
+        return doctor(cells, grid.launcher, console)
     if action == "plan":
         plan = make_plan(open_sweep(folder, name, cells, grid.swept).cells)
         executor = local(plan, store, folder, survey(plan, store, mend=False), cells[0])
