@@ -24,6 +24,7 @@ from vlsafe.settings import build, closest
 OWN_MODULES = (
     "vlsafe.model.components",
     "vlsafe.model.assembled",
+    "vlsafe.model.from_lvlm",
     "vlsafe.data.components",
     "vlsafe.data.mixture",
     "vlsafe.data.sets.llava_instruct",
@@ -31,6 +32,7 @@ OWN_MODULES = (
     "vlsafe.train.adaptation",
     "vlsafe.train.single_stage",
     "vlsafe.train.tuning",
+    "vlsafe.train.released",
     "vlsafe.merge.methods",
     "vlsafe.eval.benchmarks",
     "vlsafe.eval.engines",

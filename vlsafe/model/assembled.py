@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -18,7 +17,8 @@ from vlsafe.settings import Seed
 from vlsafe.sources import Source
 from vlsafe.stage import StageContext
 
-Dtype = Literal["as_stored", "float32", "bfloat16", "float16"]
+Dtype = Literal["as_stored", "fp32", "bf16", "fp16"]
+TORCH_NAMES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
 # What is needed of a repository: pickled weights never are.
 FILES = (
     "*.json", "*.safetensors", "*.model", "*.txt", "*.jinja", "LICENSE*", "NOTICE*", "USE_POLICY*",
@@ -69,7 +69,7 @@ class Assembled(ModelSource):
             tokenizer, pictures, tower.config, record, self.select, self.chat_template, TEMPLATE, self.llm.where()
         )
         ctx.progress(2, 4, "joining them")
-        added = len(tokenizer) - llm.get_input_embeddings().weight.shape[0]
+        rows = llm.get_input_embeddings().weight.shape[0]
         model = assemble(
             llm,
             tower,
@@ -86,7 +86,11 @@ class Assembled(ModelSource):
         copy_licences(folder, ctx.out)
         ctx.facts |= {
             "template_hash": template_hash(processor),
-            "vocabulary": {"tokens": len(tokenizer), "rows": model.get_input_embeddings().weight.shape[0], "added": max(added, 0)},
+            "vocabulary": {
+                "tokens": len(tokenizer),
+                "rows": model.get_input_embeddings().weight.shape[0],
+                "rows_of_the_language_model": rows,
+            },
             "image_features": model.config.image_seq_length,
             "dtype": str(model.dtype).removeprefix("torch."),
         }
@@ -109,36 +113,19 @@ def read_llm(folder: Path, dtype: Dtype, trust_remote_code: bool) -> tuple[Any, 
 
     from vlsafe.model.load import quiet
     from vlsafe.model.parts import is_derived
-    from vlsafe.model.towers import read_config
     from vlsafe.model.weights import open_checkpoint
 
-    raw = read_config(folder)
+    config = read_text_config(folder, trust_remote_code)
     open_checkpoint(folder)
-    options = {"local_files_only": True, "trust_remote_code": trust_remote_code}
     with quiet():
-        try:
-            config = transformers.AutoConfig.from_pretrained(folder, **options)
-        except (ValueError, KeyError, OSError) as error:
-            if "auto_map" in raw and not trust_remote_code:
-                raise CheckError(
-                    f"{folder}: brings code of its own (auto_map in config.json), which is not run; read it, and set "
-                    "model.trust_remote_code=true if you trust it"
-                ) from error
-            raise CheckError(
-                f"{folder}/config.json: model_type '{raw.get('model_type')}' is unknown to transformers {transformers.__version__}"
-            ) from error
-        if type(config) not in transformers.MODEL_FOR_CAUSAL_LM_MAPPING:
-            raise CheckError(
-                f"{folder}/config.json: model_type '{config.model_type}' is no causal language model of transformers: the joined "
-                "model could not be loaded again; choose another model.llm"
-            )
         model, seen = transformers.AutoModelForCausalLM.from_pretrained(
             folder,
             config=config,
-            dtype="auto" if dtype == "as_stored" else getattr(torch, dtype),
+            dtype="auto" if dtype == "as_stored" else getattr(torch, TORCH_NAMES[dtype]),
             use_safetensors=True,
             output_loading_info=True,
-            **options,
+            local_files_only=True,
+            trust_remote_code=trust_remote_code,
         )
     wrong = {k: [str(n) for n in seen[k] if not is_derived(str(n))] for k in ("missing_keys", "unexpected_keys")}
     wrong["mismatched_keys"] = [str(n) for n in seen.get("mismatched_keys") or ()]
@@ -146,6 +133,36 @@ def read_llm(folder: Path, dtype: Dtype, trust_remote_code: bool) -> tuple[Any, 
     if told:
         raise CheckError(f"{folder}: the weights do not fit {type(model).__name__} ({told})")
     return model.eval(), read_tokenizer(folder, trust_remote_code)
+
+
+def read_text_config(folder: Path, trust_remote_code: bool = False) -> Any:
+    """The configuration of a causal language model; raises `CheckError` for another, or one that isn't in transformers."""
+    import transformers
+
+    from vlsafe.model.load import quiet
+    from vlsafe.model.towers import read_config
+
+    raw = read_config(folder)
+    try:
+        with quiet():
+            config = transformers.AutoConfig.from_pretrained(
+                folder, local_files_only=True, trust_remote_code=trust_remote_code
+            )
+    except (ValueError, KeyError, OSError) as error:
+        if "auto_map" in raw and not trust_remote_code:
+            raise CheckError(
+                f"{folder}: brings code of its own (auto_map in config.json), which is not run; read it, and set "
+                "model.trust_remote_code=true if you trust it"
+            ) from error
+        raise CheckError(
+            f"{folder}/config.json: model_type '{raw.get('model_type')}' is unknown to transformers {transformers.__version__}"
+        ) from error
+    if type(config) not in transformers.MODEL_FOR_CAUSAL_LM_MAPPING:
+        raise CheckError(
+            f"{folder}/config.json: model_type '{config.model_type}' is no causal language model of transformers: the joined "
+            "model could not be loaded again; choose another model.llm"
+        )
+    return config
 
 
 def read_tokenizer(folder: Path, trust_remote_code: bool = False) -> Any:
@@ -223,8 +240,3 @@ def _plain(token: str) -> Any:
 def copy_licences(source: Path, out: Path) -> None:
     for path in {path for pattern in LICENCES for path in source.glob(pattern)}:
         shutil.copyfile(path, out / path.name)
-
-
-def same_settings(one: Mapping[str, Any], other: Mapping[str, Any], names: tuple[str, ...]) -> list[str]:
-    """The names whose values differ."""
-    return [name for name in names if one.get(name) != other.get(name)]

@@ -1,8 +1,8 @@
-"""Tiny random models in the architectures and layouts of the hub's: language models, vision towers, LLaVAs in all layouts.
+"""Tiny random models in the architectures and layouts of the hub's: language models, vision towers; LLaVAs are in `lvlms`.
 
     write_llm(folder, "llama2")
     write_tower(folder, "clip")
-    write_lvlm(folder, "llava, transformers 4")
+    write_lvlm(folder, "llava, transformers 4")     (vlsafe.stand_in.lvlms)
     MODELS["llava-hf/llava-1.5-7b-hf"](folder)      what stands for that id
 
 Bytes are the same on every run. They know nothing: they show that the way is open, never what a model would do.
@@ -59,11 +59,11 @@ def write_llm(folder: Path, family: str, seed: int = 0, dtype: Dtype | None = No
     if record.tied:
         state.pop("lm_head.weight")
     kept = dtype or record.dtype
-    _write_weights(folder, state, kept, record.shards if shards is None else shards)
-    _write_config(folder, model.config, f"{record.architecture}ForCausalLM", kept)
-    _write_tokenizer(folder, tokenizer)
+    write_weights(folder, state, kept, record.shards if shards is None else shards)
+    write_config(folder, model.config, f"{record.architecture}ForCausalLM", kept)
+    write_tokenizer(folder, tokenizer, tokenizer.chat_template)
     ends = [tokenizer.eos_token_id, *(tokenizer.convert_tokens_to_ids(token) for token in record.more_ends)]
-    _write_json(
+    write_json(
         folder / "generation_config.json",
         {"bos_token_id": tokenizer.bos_token_id, "eos_token_id": ends if len(ends) > 1 else ends[0], "do_sample": True,
          "temperature": 0.6, "top_p": 0.9},
@@ -133,9 +133,9 @@ TOWERS: Mapping[str, TowerKind] = MappingProxyType(
 def write_tower(folder: Path, kind: str, seed: int = 0) -> None:
     """A whole CLIP or SigLIP, the text tower too, as the hub has them."""
     model = make_two_towers(kind, seed)
-    _write_weights(folder, model.state_dict(), "float32", 1)
-    _write_config(folder, model.config, f"{TOWERS[kind].name}Model", "float32")
-    _write_json(folder / "preprocessor_config.json", TOWERS[kind].pictures)
+    write_weights(folder, model.state_dict(), "float32", 1)
+    write_config(folder, model.config, f"{TOWERS[kind].name}Model", "float32")
+    write_json(folder / "preprocessor_config.json", TOWERS[kind].pictures)
 
 
 def make_two_towers(kind: str, seed: int = 0) -> Any:
@@ -154,7 +154,7 @@ def make_two_towers(kind: str, seed: int = 0) -> Any:
         return getattr(transformers, f"{record.name}Model")(config)
 
 
-def _write_weights(folder: Path, state: Mapping[str, Any], dtype: Dtype, shards: int) -> None:
+def write_weights(folder: Path, state: Mapping[str, Any], dtype: Dtype, shards: int) -> None:
     import torch
 
     from vlsafe.model.weights import TensorInfo, write_checkpoint
@@ -165,24 +165,31 @@ def _write_weights(folder: Path, state: Mapping[str, Any], dtype: Dtype, shards:
     write_checkpoint(folder, layout, lambda info: kept[info.name], size if shards > 1 else 10**9)
 
 
-def _write_config(folder: Path, config: Any, architecture: str, dtype: Dtype) -> None:
+def write_config(folder: Path, config: Any, architecture: str, dtype: Dtype) -> None:
     settings = config.to_dict() | {"architectures": [architecture], "torch_dtype": dtype}
     settings.pop("dtype", None)
-    _write_json(folder / "config.json", settings)
+    write_json(folder / "config.json", settings)
 
 
-def _write_json(path: Path, value: Any) -> None:
+def write_json(path: Path, value: Any) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(value, indent=2, sort_keys=True) + "\n", "utf-8")
 
 
-def _write_tokenizer(folder: Path, tokenizer: Any) -> None:
+def write_tokenizer(folder: Path, tokenizer: Any, template: str | None) -> None:
     """With its chat template inside `tokenizer_config.json`, where the hub's older repositories have it."""
-    template, tokenizer.chat_template = tokenizer.chat_template, None
+    own, tokenizer.chat_template = tokenizer.chat_template, None
     tokenizer.save_pretrained(folder)
+    tokenizer.chat_template = own
     path = folder / "tokenizer_config.json"
     settings = json.loads(path.read_text("utf-8"))
-    _write_json(path, settings | ({"chat_template": template} if template else {}))
+    write_json(path, settings | ({"chat_template": template} if template else {}))
+
+
+def _lvlm(folder: Path, **settings: Any) -> None:
+    from vlsafe.stand_in.lvlms import write_lvlm
+
+    write_lvlm(folder, **settings)
 
 
 MODELS: Mapping[str, Callable[[Path], None]] = MappingProxyType(
@@ -196,5 +203,9 @@ MODELS: Mapping[str, Callable[[Path], None]] = MappingProxyType(
         "HuggingFaceTB/SmolLM2-135M-Instruct": partial(write_llm, family="smollm2"),
         "openai/clip-vit-large-patch14-336": partial(write_tower, kind="clip"),
         "google/siglip-so400m-patch14-384": partial(write_tower, kind="siglip"),
+        "llava-hf/llava-1.5-7b-hf": _lvlm,
+        "liuhaotian/llava-v1.5-7b": partial(_lvlm, layout="llava, liuhaotian", shards=2),
+        "ys-zong/llava-v1.5-7b-Mixed": partial(_lvlm, layout="llava, liuhaotian", seed=8, dtype="bfloat16"),
+        "ys-zong/llava-v1.5-7b-Posthoc-lora": partial(_lvlm, layout="llava, liuhaotian", seed=9, dtype="bfloat16"),
     }
 )
