@@ -29,7 +29,7 @@ def examine(cells: Sequence[Cell], launcher: Mapping[str, Any] | None) -> list[F
         *findings,
         *hub.hub(cells, plan, to_run),
         *room.gpus(cells, plan, to_run, launcher),
-        *room.disk(cells, plan, to_run, store),
+        *room.disk(cells, plan, to_run, store, launcher),
         *machine.packages(cells, launcher),
         *machine.compiler(cells, plan, to_run, launcher),
         *machine.slurm(launcher),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -13,7 +12,7 @@ from vlsafe.doctor.cache import cached, hub_cache
 from vlsafe.doctor.finding import Finding, gigabytes
 from vlsafe.doctor.hub import read_by, sources
 from vlsafe.doctor.machine import gpu_memory, host_memory
-from vlsafe.doctor.memory import Memory, answering, memory, trainings
+from vlsafe.doctor.memory import Memory, Training, answering, memory, trainings
 from vlsafe.doctor.shapes import Size, shape_of, size_of
 from vlsafe.execute.resources import deepspeed_settings, visible_gpus
 from vlsafe.plan import Plan
@@ -22,7 +21,7 @@ from vlsafe.store import Store
 from vlsafe.train.deepspeed import zero_of
 
 ASSUMED_GPUS = 8  # where none are here and none are asked for: LLaVA-1.5's
-BYTES = {"fp32": 4, "float32": 4, "bf16": 2, "bfloat16": 2, "float16": 2}
+BYTES = {"fp32": 4}  # of each parameter of a published model; else as it is stored, which is 16 bits
 
 
 def processes(cell: Cell, launcher: Mapping[str, Any] | None) -> tuple[int, str]:
@@ -41,9 +40,9 @@ def processes(cell: Cell, launcher: Mapping[str, Any] | None) -> tuple[int, str]
     return ASSUMED_GPUS, f"{ASSUMED_GPUS} GPUs assumed; num_processes=N says how many"
 
 
-def needs(cells: Sequence[Cell], plan: Plan, to_run: set[str], launcher: Mapping[str, Any] | None) -> list[tuple[str, Memory]]:
-    """(phase, what it needs) of each training that is to run."""
-    found: dict[str, Memory] = {}
+def phases(plan: Plan, to_run: set[str], launcher: Mapping[str, Any] | None) -> dict[str, tuple[Training, Memory]]:
+    """Each phase of training that is to run, by a name for it, and what it needs."""
+    found: dict[str, tuple[Training, Memory]] = {}
     for planned in plan.cells:
         cell = planned.cell
         size = size_of(cell.components["model"])
@@ -57,8 +56,9 @@ def needs(cells: Sequence[Cell], plan: Plan, to_run: set[str], launcher: Mapping
             for group in groups:
                 for training in trainings(cell.components[group], group, size, count, cell.run.micro_batch_size):
                     name = f"{group}={cell.choices[group]} {training.name.partition('.')[2]}".strip()
-                    found.setdefault(name, memory(training, size, zero, count, cell.run.gradient_checkpointing))
-    return list(found.items())
+                    need = memory(training, size, zero, count, cell.run.gradient_checkpointing)
+                    found.setdefault(name, (training, need))
+    return found
 
 
 def gpus(cells: Sequence[Cell], plan: Plan, to_run: set[str], launcher: Mapping[str, Any] | None) -> list[Finding]:
@@ -67,12 +67,11 @@ def gpus(cells: Sequence[Cell], plan: Plan, to_run: set[str], launcher: Mapping[
         return []
     size = max(sizes, key=lambda s: s.parameters)
     count, how = processes(cells[0], launcher)
-    wanted = needs(cells, plan, to_run, launcher)
     findings = [Finding("fine", "model", f"{size.parameters / 1e9:.2f} billion parameters, {size.tower / 1e9:.2f} of them the tower's")]
     there, on_cpu = gpu_memory(), cells[0].run.device == "cpu" or (size.parameters < 1e9 and not visible_gpus())
     if launcher is not None or cells[0].run.num_nodes > 1:
         there = []
-    for name, need in wanted:
+    for name, (_, need) in phases(plan, to_run, launcher).items():
         said = f"{gigabytes(need.states)} and up to {gigabytes(need.activations)} of activations, in each process ({how})"
         findings.append(judged(f"{'memory' if on_cpu else 'GPU memory'}: {name}", said, need.gpu, need.states, there, on_cpu, count))
         if need.host:
@@ -114,39 +113,42 @@ def host(what: str, need: float, launcher: Mapping[str, Any] | None) -> Finding:
     return Finding("fine", what, said + state)
 
 
-def disk(cells: Sequence[Cell], plan: Plan, to_run: set[str], store: Store) -> list[Finding]:
-    """Models that will be published, and downloads, against the free space of the disks that they go to."""
-    published, scratch = 0.0, 0.0
-    for planned in plan.cells:
-        size = size_of(planned.cell.components["model"])
-        if size is None:
-            continue
-        for id in {*planned.roles.values(), *planned.snapshots.values()} & to_run:
-            stage = plan.stages[id]
-            to_run = to_run - {id}
-            kept = str(dict(stage.settings.get(stage.kind, {})).get("save_dtype", "bf16"))
-            published += size.parameters * BYTES.get(kept, 2)
-            if stage.kind in TRAINING_KINDS:  # weights and AdamW's moments in 32 bits, one checkpoint and the next
-                scratch = max(scratch, 2 * 12.0 * size.parameters)
+def disk(
+    cells: Sequence[Cell], plan: Plan, to_run: set[str], store: Store, launcher: Mapping[str, Any] | None
+) -> list[Finding]:
+    """Models that will be published, checkpoints and downloads, against the free space of the disks that they go to."""
+    models = published(plan, to_run)
+    # A checkpoint holds the trained weights and AdamW's two moments in 32 bits; the next is written before it goes.
+    checkpoints = 2 * 12.0 * max((training.trained for training, _ in phases(plan, to_run, launcher).values()), default=0)
     downloads, unknown = to_download(cells, plan, to_run)
+    places = {"store": existing(Path(store.root)), "hub's cache": existing(hub_cache())}
+    same = places["store"].stat().st_dev == places["hub's cache"].stat().st_dev
+    parts = {"store": {"models": models, "checkpoints while training": checkpoints}, "hub's cache": {}}
+    parts["store" if same else "hub's cache"]["downloads"] = downloads
     findings = []
-    store_disk, cache_disk = existing(Path(store.root)), existing(hub_cache())
-    same = os.stat(store_disk).st_dev == os.stat(cache_disk).st_dev
-    for where, place, need, what in (
-        ("store", store_disk, published + scratch + (downloads if same else 0),
-         f"{gigabytes(published)} of models and up to {gigabytes(scratch)} while one trains"
-         + (f", {gigabytes(downloads)} of downloads" if same else "")),
-        ("hub's cache", cache_disk, 0 if same else downloads, f"{gigabytes(downloads)} of downloads"),
-    ):  # fmt: skip
+    for name, place in places.items():
+        need = sum(parts[name].values())
         if not need:
             continue
         free = shutil.disk_usage(place).free
+        what = ", ".join(f"{gigabytes(size)} of {part}" for part, size in parts[name].items() if size)
+        mend = "set store=FOLDER on a larger disk" if name == "store" else "set HF_HUB_CACHE to a folder on a larger disk"
         said = f"{what}; free at {place} {gigabytes(free)}"
-        mend = "set store=FOLDER on a larger disk" if where == "store" else "set HF_HUB_CACHE to a folder on a larger disk"
-        findings.append(Finding("missing" if need > free else "fine", f"disk: {where}", said, mend if need > free else ""))
+        findings.append(Finding("missing" if need > free else "fine", f"disk: {name}", said, mend if need > free else ""))
     if unknown:
         findings.append(Finding("note", "disk: data", f"sizes that are not known here come on top: {', '.join(unknown)}"))
     return findings
+
+
+def published(plan: Plan, to_run: set[str]) -> float:
+    """Bytes of the models that are to be made: base, adapted with its snapshots, tuned, merged."""
+    found: dict[str, float] = {}
+    for planned in plan.cells:
+        size = size_of(planned.cell.components["model"])
+        for id in {*planned.roles.values(), *planned.snapshots.values()} & to_run:
+            kept = dict(plan.stages[id].settings.get(plan.stages[id].kind) or {}).get("save_dtype")
+            found[id] = 0.0 if size is None else size.parameters * BYTES.get(str(kept), 2)
+    return sum(found.values())
 
 
 def to_download(cells: Sequence[Cell], plan: Plan, to_run: set[str]) -> tuple[float, list[str]]:
