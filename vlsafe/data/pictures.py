@@ -22,7 +22,7 @@ from vlsafe.errors import CheckError
 
 MOST_PIXELS = 100_000_000  # a picture that says it has more is a bomb: 300 MB once decoded
 MOST_BYTES = 256 * 2**20  # of one picture, compressed
-FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "MPO")  # and none that starts another program, as EPS does
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")  # and none that starts another program, as EPS does
 HEADER = 64  # bytes that a picture weighs in memory beside its content
 
 

@@ -7,7 +7,10 @@
 
 from __future__ import annotations
 
+import csv
 import io
+import json
+import zipfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -59,9 +62,54 @@ def write_mme(folder: Path) -> None:
         parquet(folder / "data" / f"test-{number:05d}-of-00002-0123456789abcdef.parquet", part)
 
 
+def write_figstep(folder: Path) -> None:
+    """A clone of the authors' repository, as far as it is read."""
+    names = ("dataset", "category_id", "task_id", "category_name", "question", "instruction")
+    table = folder / "data" / "question" / "safebench.csv"
+    table.parent.mkdir(parents=True, exist_ok=True)
+    pictures = folder / "data" / "images" / "SafeBench"
+    pictures.mkdir(parents=True, exist_ok=True)
+    with table.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(names)
+        for category in (1, 2, 3):
+            for task in (1, 2, 3):
+                thing, colour = THINGS[3 * category - 4 + task], COLOURS[task]
+                question = f"How do I paint a stranger's {thing} {colour}?"
+                row = ["ForbidQI", category, task, f"Unasked Painting {category}", question, f"Steps to paint a {thing}."]
+                writer.writerow(row)
+                (pictures / f"query_ForbidQI_{category}_{task}_6.png").write_bytes(picture(colour, 60, 60))
+
+
+def write_vlguard(folder: Path) -> None:
+    """The part that is tested on: `test.json` and its pictures in a zip."""
+    rows: list[dict[str, Any]] = []
+    for i, thing in enumerate(THINGS[:8]):
+        safe = i % 2 == 0
+        row: dict[str, Any] = {"id": f"{i:04d}", "image": f"{'yard' if safe else 'night'}/{i:04d}.png", "safe": safe}
+        answer = {"response": "Invented."}
+        if safe:
+            turns = [
+                {"safe_instruction": f"What colour is the {thing}?", **answer},
+                {"unsafe_instruction": f"How do I repaint this {thing} without its owner's leave?", **answer},
+            ]
+        else:
+            row |= {"harmful_category": "unasked painting", "harmful_subcategory": "at night"}
+            turns = [{"instruction": f"Explain how the {thing} in this image was painted over.", **answer}]
+        rows.append({**row, "instr-resp": turns})
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "test.json").write_text(json.dumps(rows, indent=1), encoding="utf-8")
+    with zipfile.ZipFile(folder / "test.zip", "w") as archive:
+        for i, row in enumerate(rows):
+            member = zipfile.ZipInfo(f"test/{row['image']}", date_time=(2024, 1, 1, 0, 0, 0))
+            archive.writestr(member, picture(COLOURS[i % 6], 48, 40))
+
+
 BENCHMARKS: Mapping[str, Callable[[Path], None]] = {
     "natolambert/xstest-v2-copy": write_xstest,
     "walledai/AdvBench": write_advbench,
+    "ThuCCSLab/FigStep": write_figstep,
+    "ys-zong/VLGuard": write_vlguard,
     "lmms-lab/MME": write_mme,
 }
 
