@@ -138,6 +138,17 @@ def purposes(groups: Mapping[str, Any]) -> tuple[Purpose, ...] | None:
     return None if None in asked else tuple(dict.fromkeys(purpose for some in asked for purpose in some))
 
 
+def check_worlds(config: Mapping[str, Any], choices: Mapping[str, str]) -> None:
+    """Raises `ConfigError` where the microworld's rows or benchmarks would meet a model that knows nothing of it. The config need
+    not be resolved: their world is the model's."""
+    for group, what in (("data", "rows"), ("eval", "benchmarks")):
+        if "world" in list(config[group]) and "world" not in list(config["model"]):
+            raise ConfigError(
+                f"{group}={choices[group]}: the microworld's {what} say nothing to model={choices['model']}; a preset sets all"
+                f" that a real model needs: +experiment=paper_llama2 model={choices['model']} (docs/presets.md has more)"
+            )
+
+
 def at_home(component: T, run: RunSettings) -> T:
     """The component with its sources resolved: the mirror where there is one, else the commit that the store remembers."""
     local = None if run.local is None else str(Path(run.local).expanduser().absolute())
