@@ -26,6 +26,8 @@ OWN_MODULES = (
     "vlsafe.model.assembled",
     "vlsafe.model.from_lvlm",
     "vlsafe.data.components",
+    "vlsafe.data.mixture",
+    "vlsafe.data.sets",
     "vlsafe.train.adaptation",
     "vlsafe.train.single_stage",
     "vlsafe.train.tuning",
