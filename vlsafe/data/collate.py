@@ -7,15 +7,18 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from vlsafe.data.encode import Encoder, Example
+from vlsafe.model.families import TOKEN_TYPES
 
 
 class Collator:
-    """Batches of examples: `input_ids`, `attention_mask`, `labels` (int64, batch × length, padded on the right) and
-    `pixel_values` where there are pictures. In place of `labels`, pairs and labelled rows have TRL's `completion_mask`.
+    """Batches of examples: `input_ids`, `attention_mask`, `labels` (int64, batch × length, padded on the right) and, where
+    there are pictures, the family's `picture_inputs`, those of all pictures one after the other (`pixel_values`, …). A family
+    that needs it is told which tokens are a picture's (`mm_token_type_ids`, 1 there and else 0). In place of `labels`, pairs and
+    labelled rows have TRL's `completion_mask`.
 
     Pairs: chosen rows first, then rejected ones. Labelled rows: `label`, and under `KL_…` the same prompts with the answers of
     the examples that the features name as `mismatched`. Where features say that their step is `pictured`, so does the batch,
-    with `absent_pixels` where it has no picture of its own (with `blank_always`, in every batch without pictures).
+    with one under `absent_picture` where it has none of its own (with `blank_always`, in every batch without pictures).
     """
 
     def __init__(self, encoder: Encoder, examples: Sequence[Example], rows: Sequence[Mapping[str, Any]]) -> None:
@@ -40,13 +43,13 @@ class Collator:
                 batch[name] = torch.tensor([f[name] for f in features], dtype=torch.float32)
         pictures = [p for e in chosen if e.pictures for p in e.kept or self.rows[e.row]["images"]]
         if pictures:
-            pixels = self.encoder.pictures(pictures, return_tensors="pt")["pixel_values"]  # type: ignore[misc]
-            batch["pixel_values"] = pixels if sides == 1 else torch.cat([pixels, pixels])
+            seen = self.encoder.seen(pictures)
+            batch |= {name: values if sides == 1 else torch.cat([values, values]) for name, values in seen.items()}
         if "pictured" in features[0]:
             batch["pictured"] = features[0]["pictured"]
         if not pictures and (self.blank_always or batch.get("pictured")):
             some = next(self.rows[e.row]["images"][:1] for e in self.examples if e.pictures)
-            batch["absent_pixels"] = self.encoder.pictures(some, return_tensors="pt")["pixel_values"]  # type: ignore[misc]
+            batch["absent_picture"] = self.encoder.seen(some)
         return batch
 
     def _fitting(self, example: Example, completion: array[int]) -> array[int]:
@@ -67,4 +70,6 @@ class Collator:
             attended[i, :end] = 1
             answered[i, start:end] = 1
         arrays = {"input_ids": ids, "attention_mask": attended, "completion_mask": answered}
+        if self.encoder.family is not None and self.encoder.family.token_types:
+            arrays[TOKEN_TYPES] = (ids == self.encoder.image_id).astype(np.int64)
         return {name: torch.from_numpy(values) for name, values in arrays.items()}

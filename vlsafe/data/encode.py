@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from vlsafe.errors import CheckError
+from vlsafe.model.families import Family, Size, family_of
 
 log = logging.getLogger(__name__)
 CHUNK = 512  # rows tokenised at a time
@@ -30,6 +31,7 @@ class Example:
     prompt: array[int]
     completions: tuple[array[int], ...]
     pictures: int
+    image_tokens: int  # what its pictures need, and its prompt has
     kept: list[Any] | None = None  # the pictures themselves, as long as they are few
     label: bool | None = None  # of a labelled row
 
@@ -52,6 +54,7 @@ class Encoder:
         self.processor = processor
         self.tokenizer = getattr(processor, "tokenizer", processor)
         self.pictures = getattr(processor, "image_processor", None)
+        self.family: Family | None = family_of(processor) if self.pictures else None
         self.limit = limit
         self.image_id: int | None = getattr(processor, "image_token_id", None) if self.pictures else None
         pad, end = self.tokenizer.pad_token_id, self.tokenizer.eos_token_id
@@ -59,7 +62,7 @@ class Encoder:
             raise CheckError("the tokenizer has no eos_token: set one, or the model never learns to stop")
         self.pad_id: int = end if pad is None else pad
         self._kept_bytes = 0
-        self._tokens_of_size: dict[tuple[int, int], int] = {}
+        self._tokens_of_size: dict[Size, int] = {}
 
     def encode(self, rows: Sequence[Mapping[str, Any]], tick: Callable[[int], None] = lambda done: None) -> Encoded:
         """All rows, in their order; `tick(rows done)` is called now and then.
@@ -95,7 +98,7 @@ class Encoder:
             result.supervised[source] += sum(map(len, completions))
             result.tokens[source] += sum(len(prompt) + len(c) for c in completions)
             kept, ended = self._keep(row["images"]), tuple(array("i", c) for c in completions)
-            example = Example(start + i, source, array("i", prompt), ended, len(expand), kept, row.get("label"))
+            example = Example(start + i, source, array("i", prompt), ended, len(expand), sum(expand), kept, row.get("label"))
             result.examples.append(example)
 
     def _keep(self, pictures: list[Any]) -> list[Any] | None:
@@ -125,13 +128,17 @@ class Encoder:
         pictures = row["images"]
         if pictures and self.pictures is None:
             raise CheckError(f"row {where} of source '{row['source']}' has a picture, and the model is a plain language model")
-        counts = []
-        for picture in pictures:
-            if picture.size not in self._tokens_of_size:
-                ids = self.processor(images=[picture], text=[self.processor.image_token])["input_ids"][0]
-                self._tokens_of_size[picture.size] = sum(1 for token in ids if token == self.image_id)
-            counts.append(self._tokens_of_size[picture.size])
-        return counts
+        return [self.image_tokens(picture.size) for picture in pictures]
+
+    def image_tokens(self, size: Size) -> int:
+        """Of one picture of that size."""
+        if size not in self._tokens_of_size:
+            self._tokens_of_size[size] = family_of(self.processor).image_tokens(self.processor, size)
+        return self._tokens_of_size[size]
+
+    def seen(self, pictures: Sequence[Any]) -> dict[str, Any]:
+        """What the model is given of pictures."""
+        return family_of(self.processor).pictures(self.processor.image_processor(list(pictures), return_tensors="pt"))
 
     def _expanded(self, ids: list[int], counts: list[int], where: int) -> list[int]:
         places = [i for i, token in enumerate(ids) if token == self.image_id] if self.image_id is not None else []

@@ -38,9 +38,11 @@ class Family:
     parts: Mapping[str, str]  # canonical prefix -> part, beside the language model; the longest one that fits counts
     layouts: tuple[Layout, ...]
     picture_inputs: tuple[str, ...]  # what the processor makes of pictures; of several, they stand one after the other in each
+    tower_settings: str  # what of a processor has to be as the tower has it
     token_types: bool  # the model needs to be told which tokens are a picture's, or it gives them the positions of text
     blank: Callable[[Any], Size]  # the size of a blank picture
     image_tokens: Callable[[Any, Size], int]  # of one picture
+    shapes: Callable[[Mapping[str, Any]], list[Any]]  # of each picture of `pictures`: the same shape makes as many features
     load_processor: Callable[[Path], Any]
 
     def pictures(self, made: Mapping[str, Any]) -> dict[str, Any]:
@@ -138,9 +140,11 @@ LLAVA = Family(
         ),
     ),
     picture_inputs=("pixel_values",),
+    tower_settings="patch_size, vision_feature_select_strategy, num_additional_image_tokens",
     token_types=False,
     blank=_llava_blank,
     image_tokens=_llava_image_tokens,
+    shapes=lambda pictures: [tuple(values.shape) for values in pictures["pixel_values"]],
     load_processor=_auto_processor,
 )
 
@@ -155,9 +159,11 @@ QWEN2_5_VL = Family(
         _layout("qwen2.5-vl, transformers 4", PLAIN, {"visual.": _VISUAL}),
     ),
     picture_inputs=("pixel_values", "image_grid_thw"),
+    tower_settings="patch_size, merge_size, temporal_patch_size",
     token_types=True,
     blank=lambda processor: (336, 336),  # as LLaVA-1.5's; pictures keep their size here, within the processor's limits
     image_tokens=_qwen_image_tokens,
+    shapes=lambda pictures: [tuple(grid) for grid in pictures["image_grid_thw"].tolist()],
     load_processor=_qwen_processor,
 )
 
