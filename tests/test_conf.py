@@ -16,7 +16,9 @@ from vlsafe.plan import make_plan
 Grid = Callable[..., Any]
 OPTIONS = [(p.parent.name, p.stem) for p in sorted((ROOT / "conf").glob("*/*.yaml")) if p.parent.name in GROUPS]
 MICROWORLD = ("microworld", "microworld_small", "microworld_wide", "replay")
-REAL = [o for o in OPTIONS if o[0] in ("model", "data", "eval") and o[1] not in MICROWORLD]  # with the microworld's they say nothing
+REAL = [
+    o for o in OPTIONS if o[0] in ("model", "data", "eval") and o[1] not in MICROWORLD
+]  # with the microworld's they say nothing
 PRESETS = [p.stem for p in sorted((ROOT / "conf" / "experiment").glob("*.yaml"))]
 RECIPES = [
     p for group in ("model", "adaptation", "safety_tune", "merge") for p in sorted((ROOT / "conf" / group).glob("*.yaml"))

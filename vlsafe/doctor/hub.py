@@ -45,7 +45,9 @@ def ids_in(spec: Any) -> Iterator[str]:
 def folders(cells: Sequence[Cell]) -> list[Finding]:
     """Those that are named and not there: without them nothing can be planned."""
     return [
-        Finding("missing", source.folder or "", f"{where}: there is no such file or folder", f"set {where}.folder to where it is")
+        Finding(
+            "missing", source.folder or "", f"{where}: there is no such file or folder", f"set {where}.folder to where it is"
+        )
         for where, source, _ in sources(cells).values()
         if source.folder is not None and source.path is not None and not source.path.exists()
     ]
@@ -96,8 +98,12 @@ def elsewhere(where: str, owner: Any) -> list[Finding]:
         return []
     setting = where.rpartition(".")[0]
     return [
-        Finding("missing", "pictures of LLaVA-Instruct", f"{setting}: they are not on the hub, and no folder is named",
-                f"download them as docs/data.md says, then {setting}.images={{folder: /path}}")  # fmt: skip
+        Finding(
+            "missing",
+            "pictures of LLaVA-Instruct",
+            f"{setting}: they are not on the hub, and no folder is named",
+            f"download them as docs/data.md says, then {setting}.images={{folder: /path}}",
+        )  # fmt: skip
     ]
 
 
