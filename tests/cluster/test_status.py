@@ -129,6 +129,20 @@ def test_a_node_that_sees_no_store_is_quoted(sweep: Given, queue: Queue, capsys:
     assert "store=/s is not visible on n7: set store= and outputs= to a shared file system" in shown(sweep, capsys)
 
 
+def test_what_a_job_s_script_complained_of_is_quoted_once(
+    sweep: Given, queue: Queue, capsys: pytest.CaptureFixture[str]
+) -> None:
+    job = record(sweep, "adaptation")
+    complaint = "hydra.launcher.setup: 'module load cuda/99' failed with status 1 on n7"
+    note(job, "end", 1, "setup")
+    Path(job.log).write_text(f"--- job {job.job} on n7\nLmod: unknown\nerror: {complaint}\nsrun: error: n7: task 0\n")
+    queue.ends(str(job.job), "FAILED", exit="1:0")
+    assert complaint in shown(sweep, capsys)
+    with Path(job.log).open("a") as log:  # a later job of the same task, that fails otherwise
+        log.write("--- job 99 on n7\nSegmentation fault\n")
+    assert "ended with status 1; see its log" in shown(sweep, capsys)
+
+
 def test_it_fits_a_narrow_terminal(sweep: Given, capsys: pytest.CaptureFixture[str]) -> None:
     from rich.console import Console as Terminal
 

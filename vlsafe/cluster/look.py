@@ -11,6 +11,7 @@ from typing import Any
 
 from vlsafe.cluster import slurm
 from vlsafe.cluster.jobs import JobRecord, Submission
+from vlsafe.cluster.script import LOG_START
 from vlsafe.cluster.settings import WHERE, SlurmSettings, group_of, slurm_settings
 from vlsafe.errors import StoreError
 from vlsafe.execute.events import EventReader
@@ -33,6 +34,7 @@ REASONS = {
     "JobHeldUser": "held",
     "JobHeldAdmin": "held by an administrator",
 }
+TAIL = 50  # lines of a log
 NO_OUTPUT = "0:53"  # of a job whose log could not be opened
 
 
@@ -151,7 +153,7 @@ def why_ended(state: JobState, kind: str, settings: SlurmSettings) -> str:
         return f"cancelled{f' by {now.by}' if now.by else ''}: the same command goes on from the last checkpoint"
     if not state.notes and (now.exit == NO_OUTPUT or not Path(state.record.log).exists()):
         return f"its node could not write {state.record.log}: set store= and outputs= to a file system that compute nodes see"
-    if seen := invisible(Path(state.record.log)):
+    if seen := complaint(Path(state.record.log)):
         return seen
     end = state.last("end", "stopped")
     status = end["status"] if end else now.exit.partition(":")[0]
@@ -159,12 +161,14 @@ def why_ended(state: JobState, kind: str, settings: SlurmSettings) -> str:
     return f"its job {state.record.job} ended with status {status}{hint}; see its log"
 
 
-def invisible(log: Path) -> str:
-    """The job script's own complaint about a folder that its node doesn't see."""
+def complaint(log: Path) -> str:
+    """What the job's own script or launcher said against the site or a setting before the worker could say anything."""
     with contextlib.suppress(OSError):
-        for line in log.read_text(errors="replace").splitlines()[-5:]:
-            if line.startswith("error: store=") and "is not visible on" in line:
+        for line in reversed(log.read_text(errors="replace").splitlines()[-TAIL:]):
+            if line.startswith(("error: store=", f"error: {WHERE}.")):
                 return line.removeprefix("error: ")
+            if line.startswith(LOG_START):  # above it is what an earlier job said
+                break
     return ""
 
 
