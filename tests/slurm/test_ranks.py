@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import socket
 from pathlib import Path
 
 import pytest
@@ -49,3 +50,21 @@ def test_two_ranks_requeued_in_mid_training_end_as_one_process(site: Site, here:
     assert alone.keys() == ranks.keys()
     assert max(float(abs(alone[name] - ranks[name]).max()) for name in alone) < 2e-5
     assert measured(site.folder("ranks")) == measured(here.outputs / "sweeps" / "one")
+
+
+@pytest.mark.usefixtures("base")
+def test_a_port_in_use_and_a_set_up_line_that_fails_say_what_to_set(site: Site) -> None:
+    cell = ("safety_tune=tiny_sft", "merge=none")
+    with socket.create_server(("127.0.0.1", 0)) as held:
+        port = held.getsockname()[1]
+        site.submit("port", *cell, "safety_tune.seed=42", "num_processes=2", f"hydra.launcher.port={port}")
+        site.submit("set_up", *cell, "safety_tune.seed=43", "hydra.launcher.setup=[true,'cat no/such/module']")
+        for sweep, told in (
+            ("port", f"hydra.launcher.port: {port} is in use on"),
+            ("set_up", "hydra.launcher.setup: 'cat no/such/module' failed with status 1 on"),
+        ):
+            site.wait(sweep)
+            shown = site.status(sweep)
+            assert shown.returncode == 1
+            assert f"FAILED safety_tune tiny › tiny › tiny_sft: {told}" in shown.stdout
+            assert {s for id, s in site.states(sweep).items() if id.startswith("generate")} >= {"skipped"}

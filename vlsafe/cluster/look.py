@@ -20,7 +20,7 @@ from vlsafe.plan import Plan
 from vlsafe.store import Store
 
 THERE = ("done", "found", "exists")
-DEPENDENCY = "Dependency"
+UNASKED = "UNASKED"  # the state of a job that may be anywhere
 # What squeue's reasons mean to whoever waits; any other is shown as it is.
 REASONS = {
     "Dependency": "waits for other stages",
@@ -72,7 +72,7 @@ def look(plan: Plan, store: Store, submission: Submission, ask: bool = True) -> 
     ids = {r.job for r in records if r.job}
     queue = slurm.queue({r.user for r in records if r.user}) if ask and ids else {}
     gone = slurm.accounted(ids - set(queue)) if ask else {}
-    known = {id: queue.get(id) or gone.get(id) for id in ids}
+    known = {id: queue.get(id) or gone.get(id) if ask else slurm.Job(id, UNASKED) for id in ids}
     settings = slurm_settings(submission.settings)
     states = {r.name: JobState(r, known.get(r.job or ""), notes(r)) for r in records}
     jobs = {id: states[r.name] for r in submission.tasks.values() for id in r.stages}
@@ -123,6 +123,8 @@ def settle(plan: Plan, id: str, stages: Mapping[str, Progress], state: JobState,
 
 
 def waiting_for(now: slurm.Job, state: JobState) -> str:
+    if now.state == UNASKED:
+        return "Slurm does not say"
     if now.state != "PENDING":
         return "starting"
     again = state.last("requeue")
