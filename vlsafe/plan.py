@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from vlsafe.cells import Cell, at_home, carrier_role, merged_roles, without_roles, worker_settings
+from vlsafe.cells import Cell, at_home, carrier_role, merged_roles, purposes, without_roles, worker_settings
 from vlsafe.eval.base import Axis
 from vlsafe.keys import digest, stage_key
 from vlsafe.settings import settings_of, spec_of
@@ -200,6 +200,8 @@ def _plan_role(plan: Plan, cell: Cell, name: str, parents: Mapping[str, str]) ->
         groups["adaptation"] = adaptation
     if role.stage == "safety_tune":
         groups["safety_tune"] = tuning
+    if reads_data:
+        groups["data"] = data = data.used(purposes(groups))
     spec = {group: spec_of(component) for group, component in groups.items()}
     if reads_data:
         spec |= data.fingerprints() | {"data": data.spec_for(role.stage, role.joint)}
@@ -243,7 +245,7 @@ def _plan_evaluations(
     for benchmark in [at_home(benchmark, cell.run) for benchmark in suite.build()]:
         if benchmark.needs_image and not sees_images:
             continue
-        name = benchmark.component_name
+        name = benchmark.title
         asked = {"benchmark": spec_of(benchmark) | {"version": benchmark.version}, "engine": spec_of(engine)}
         family = digest({"family": asked, "version": SCHEMA_VERSIONS["generate"], "model": plan.stages[model].key})
         generate = _stage(
