@@ -2,7 +2,7 @@
 
 The prompt is what evaluation will show the model: the chat template with the generation prompt. The completion is what the
 template adds to it, and every token of it, the end token too, is supervised; nothing else is. Nothing is cut off: a row over
-the model's limit is dropped and counted.
+the limit is dropped and counted.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class Encoded:
     """All rows of a phase, and what was counted on the way."""
 
     examples: list[Example] = field(default_factory=list)
-    dropped: Counter[str] = field(default_factory=Counter)  # rows over the model's limit, by source
+    dropped: Counter[str] = field(default_factory=Counter)  # rows over the limit, by source
     supervised: Counter[str] = field(default_factory=Counter)  # supervised tokens, by source
     tokens: Counter[str] = field(default_factory=Counter)  # all tokens, by source
     end_token: str = ""  # "template" or "appended": who ends the answer
@@ -72,7 +72,7 @@ class Encoder:
             self._encode_chunk(chunk, start, result)
             tick(start + len(chunk))
         if sum(result.dropped.values()):
-            log.warning("rows longer than the model's %s tokens were dropped: %s", self.limit, dict(result.dropped))
+            log.warning("rows longer than %s tokens were dropped: %s", self.limit, dict(result.dropped))
         return result
 
     def _encode_chunk(self, rows: list[Mapping[str, Any]], start: int, result: Encoded) -> None:

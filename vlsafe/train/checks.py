@@ -7,13 +7,14 @@ from typing import Any
 
 from vlsafe.data.encode import Encoded, Encoder
 from vlsafe.errors import CheckError
+from vlsafe.train.dtypes import computing
 
 
 def check_supervised(encoded: Encoded, where: str) -> None:
     """Raises `CheckError` when rows are missing, or a source has no supervised token (LLaVA #779: loss 0.0)."""
     if not encoded.examples:
         dropped = sum(encoded.dropped.values())
-        raise CheckError(f"{where}: no rows to train on ({dropped} were longer than the model's limit)")
+        raise CheckError(f"{where}: no rows to train on ({dropped} were longer than the limit)")
     for source in {e.source for e in encoded.examples} | set(encoded.dropped):
         if not encoded.supervised[source]:
             why = f" ({encoded.dropped[source]} rows were too long and dropped)" if encoded.dropped[source] else ""
@@ -44,7 +45,7 @@ def check_image_tokens(model: Any, encoder: Encoder, encoded: Encoded, rows: Seq
     if expected is None or expected != encoder.image_id:
         raise CheckError(f"{where}: the processor's image token has id {encoder.image_id}, the model expects {expected}")
     pixels = encoder.pictures(rows[first.row]["images"][:1], return_tensors="pt")["pixel_values"]  # type: ignore[misc]
-    with torch.no_grad():
+    with torch.no_grad(), computing(model):
         found = model.get_image_features(pixels.to(model.device, model.dtype)).pooler_output
     features = int(found[0].shape[0])
     for example in encoded.examples:
