@@ -9,13 +9,14 @@ from vlsafe.data.encode import Encoded, Encoder, Example
 from vlsafe.data.pictures import PictureError
 from vlsafe.errors import CheckError
 from vlsafe.model.families import family_of, feature_counts
+from vlsafe.train.dtypes import computing
 
 
 def check_supervised(encoded: Encoded, where: str) -> None:
     """Raises `CheckError` when rows are missing, or a source has no supervised token (LLaVA #779: loss 0.0)."""
     if not encoded.examples:
         dropped = sum(encoded.dropped.values())
-        raise CheckError(f"{where}: no rows to train on ({dropped} were longer than the model's limit)")
+        raise CheckError(f"{where}: no rows to train on ({dropped} were longer than the limit)")
     for source in {e.source for e in encoded.examples} | set(encoded.dropped):
         if not encoded.supervised[source]:
             why = f" ({encoded.dropped[source]} rows were too long and dropped)" if encoded.dropped[source] else ""
@@ -52,7 +53,9 @@ def check_image_tokens(model: Any, encoder: Encoder, encoded: Encoded, rows: Seq
     by_tokens = sorted(shown, key=lambda e: e.image_tokens)
     tried = [readable(encoder, order, rows) for order in (shown, by_tokens, by_tokens[::-1])]
     for row, pictures in {row.row: (row, pictures) for row, pictures in tried}.values():
-        for picture, features in zip(pictures, feature_counts(model, encoder.seen(pictures)), strict=True):
+        with computing(model):
+            made = feature_counts(model, encoder.seen(pictures))
+        for picture, features in zip(pictures, made, strict=True):
             tokens = encoder.image_tokens(picture.size)
             if tokens != features:
                 width, height = picture.size
