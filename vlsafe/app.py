@@ -30,6 +30,7 @@ from vlsafe.execute.survey import Survey, survey
 from vlsafe.hydra_plugins import Grid, register_plugins, search_path, take_over
 from vlsafe.plan import Plan, make_plan
 from vlsafe.plugins import check_configs
+from vlsafe.sources import check_resolved
 from vlsafe.store import Store
 from vlsafe.sweep import Sweep, check_name, default_name, open_sweep, record_lock, save_record
 from vlsafe.tracking.follow import followed
@@ -171,6 +172,7 @@ def run(action: Action, grid: Grid) -> int:
         sweep = open_sweep(folder, name, cells, grid.swept)
         plan = make_plan(sweep.cells)
         found = survey(plan, store, mend=True)
+        check_resolved({plan.stages[id].label: plan.stages[id].spec for id in found.to_run})
         executor = local(plan, store, folder, found, cells[0])
         if cluster is None:
             executor.check()

@@ -8,7 +8,8 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
-from typing import Any, Literal, cast
+from pathlib import Path
+from typing import Any, Literal, TypeVar, cast
 
 from vlsafe import registry
 from vlsafe.data.rows import TrainingData
@@ -16,7 +17,9 @@ from vlsafe.errors import ConfigError
 from vlsafe.registry import Component
 from vlsafe.roles import Order, RoleTable, role_table
 from vlsafe.settings import PositiveFloat, PositiveInt, Seed, build, closest, settings_of, spec_of
+from vlsafe.sources import REVISIONS, placed
 
+T = TypeVar("T")
 GRID_GROUPS = ("model", "adaptation", "safety_tune", "merge")
 OTHER_GROUPS = ("data", "eval", "judge", "engine", "deepspeed", "tracking", "analysis")
 GROUPS = GRID_GROUPS + OTHER_GROUPS
@@ -34,6 +37,7 @@ class RunSettings:
     threads: PositiveInt | None = None  # of each stage; by default all cores for training from scratch, else 1
     checkpoint_seconds: PositiveFloat = 20.0
     device: Literal["auto", "cpu", "cuda"] = "auto"
+    local: str | None = None  # a mirror of the hub: org/name below it is read in place of the hub's
     live: bool = True  # a live view where there is a terminal
     num_processes: PositiveInt | None = None  # of a training stage, over all nodes; by default 1, or all GPUs with deepspeed
     num_nodes: PositiveInt = 1
@@ -107,7 +111,7 @@ def make_cell(config: Mapping[str, Any], choices: Mapping[str, str]) -> Cell:
         settings = config.get(group)
         if not isinstance(settings, Mapping):
             raise ConfigError(f"{group}: no option chosen; {group}=NAME, from: {', '.join(registry.names(group))}")
-        components[group] = registry.make(group, settings)
+        components[group] = at_home(registry.make(group, settings), run)
     for component in components.values():
         check = getattr(component, "check", None)
         if check is not None:
@@ -122,6 +126,14 @@ def make_cell(config: Mapping[str, Any], choices: Mapping[str, str]) -> Cell:
     cell = Cell(dict(choices), config, run, components, roles)
     check_roles(cell)
     return cell
+
+
+def at_home(component: T, run: RunSettings) -> T:
+    """The component with its sources resolved: the mirror where there is one, else the commit that the store remembers."""
+    local = None if run.local is None else str(Path(run.local).expanduser().absolute())
+    if local is not None and not Path(local).is_dir():
+        raise ConfigError(f"local={run.local}: there is no such folder; it holds models and data sets as org/name")
+    return placed(component, local, Path(run.store) / REVISIONS)
 
 
 def check_roles(cell: Cell) -> None:

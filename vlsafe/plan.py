@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from vlsafe.cells import Cell, carrier_role, merged_roles, without_roles, worker_settings
+from vlsafe.cells import Cell, at_home, carrier_role, merged_roles, without_roles, worker_settings
 from vlsafe.eval.base import Axis
 from vlsafe.keys import digest, stage_key
 from vlsafe.settings import settings_of, spec_of
@@ -238,7 +238,7 @@ def _plan_evaluations(
     suite, judge, engine = (cell.components[g] for g in ("eval", "judge", "engine"))
     engine = engine if sees_images else engine.without_pictures()
     evaluations = []
-    for benchmark in suite.build():
+    for benchmark in [at_home(benchmark, cell.run) for benchmark in suite.build()]:
         if benchmark.needs_image and not sees_images:
             continue
         name = benchmark.component_name

@@ -30,7 +30,7 @@ ALWAYS = (
 )
 # Overrides that say where and how, not what: they don't make another sweep.
 NOT_IN_NAME = re.compile(
-    r"^(sweep|store|outputs|jobs|threads|device|live|checkpoint_seconds|num_nodes|micro_batch_size|gradient_checkpointing|"
+    r"^(sweep|store|outputs|local|jobs|threads|device|live|checkpoint_seconds|num_nodes|micro_batch_size|gradient_checkpointing|"
     r"(engine\.)?num_processes|(hydra|tracking|deepspeed)\b.*)$"
 )
 MAX_NAME = 80
