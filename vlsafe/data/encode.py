@@ -1,7 +1,7 @@
 """Rows to token ids, once per row.
 
 The prompt is what evaluation will show the model: the chat template with the generation prompt. The completion is what the
-template adds to it, and every token of it, the end token too, is supervised; nothing else is. Nothing is cut off: a row over
+template adds to it up to its end token, and every token of it is supervised; nothing else is. Nothing is cut off: a row over
 the model's limit is dropped and counted.
 """
 
@@ -108,11 +108,16 @@ class Encoder:
         return list(self.processor.apply_chat_template(conversations, tokenize=False, add_generation_prompt=not answer))
 
     def _ended(self, asked: list[str], told: list[str], result: Encoded) -> list[str]:
-        """Answers with an end: some templates (LLaVA-1.5's) write none, and the model would never learn to stop."""
+        """Answers that end with the end token: some templates (LLaVA-1.5's) write none, and the model would never learn to
+        stop; others write a line break after it, which the model is never asked for."""
         end = self.tokenizer.eos_token
-        ended = [end in text[len(prompt) :] for prompt, text in zip(asked, told, strict=True)]
+        bodies = [text[len(prompt) :].rstrip() for prompt, text in zip(asked, told, strict=True)]
+        ended = [body.endswith(end) for body in bodies]
         result.end_token = result.end_token or ("template" if all(ended) else "appended")
-        return [text if there else text.rstrip() + end for text, there in zip(told, ended, strict=True)]
+        return [
+            text[: len(prompt)] + body + ("" if there else end)
+            for prompt, text, body, there in zip(asked, told, bodies, ended, strict=True)
+        ]
 
     def _ids(self, texts: list[str]) -> list[list[int]]:
         bos = self.tokenizer.bos_token

