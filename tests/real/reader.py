@@ -1,6 +1,6 @@
 """A plug-in that reads the shop's files: training rows and benchmarks."""
 
-CODE = '''
+CODE = """
 import json
 import random
 from vlsafe.data.rows import TrainingData
@@ -81,7 +81,7 @@ class ShopSuite(Suite):
 
     def settings(self):
         return {"folder": self.folder}
-'''
+"""
 
 CONFIGS = {
     "data/shop.yaml": "name: shop\nfolder: ???\n",

@@ -6,10 +6,13 @@ import json
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from tests.conftest import Launch
 from tests.real import shop
 from vlsafe.files import read_json
 
+pytestmark = pytest.mark.real
 END = "<|im_end|>"
 PICTURE_TOKENS = 36  # (96 / 16)²
 

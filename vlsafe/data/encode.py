@@ -98,6 +98,12 @@ class Encoder:
             example = Example(start + i, source, array("i", prompt), ended, len(expand), kept, row.get("label"))
             result.examples.append(example)
 
+    def rendered(self, row: Mapping[str, Any]) -> tuple[str, list[str]]:
+        """What the template makes of a row: the prompt, and what it adds for each of the answers."""
+        names = ("completion",) if "completion" in row else ("chosen", "rejected")
+        (asked,) = self._texts([row["prompt"]], answer=False)
+        return asked, [text[len(asked) :] for text in self._texts([[*row["prompt"], *row[n]] for n in names], answer=True)]
+
     def _keep(self, pictures: list[Any]) -> list[Any] | None:
         self._kept_bytes += sum(3 * p.size[0] * p.size[1] + 1024 for p in pictures)
         return pictures if self._kept_bytes <= KEPT_BYTES else None

