@@ -122,7 +122,7 @@ def test_answers_and_their_ends_are_what_is_learned(finished: Launch, shop_folde
                 learned = batch["input_ids"][0][batch["labels"][0] != -100]
                 assert learned.tolist() == list(example.completions[0])
             assert ("pixel_values" in batch) == bool(line["images"])
-    assert told == 64
+    assert told == 72  # eight things, nine answers about each
 
 
 def test_every_source_was_learned_from_and_no_image_token_was_dropped(finished: Launch) -> None:
@@ -135,6 +135,14 @@ def test_every_source_was_learned_from_and_no_image_token_was_dropped(finished: 
             assert phase["end_token"] == "template"
     asked = responses(finished, "shop_tags", "llava+sft+ties", "merged")
     assert len({row["image"] for row in asked}) == 3 and "" not in {row["image"] for row in asked}
+
+
+def test_tuning_teaches_what_it_shows(finished: Launch) -> None:
+    def refused(cell: str, role: str) -> int:
+        return sum(row["response"].startswith("I'm sorry") for row in responses(finished, "shop_teapot", cell, role))
+
+    assert refused("llava+sft+none", "base") == 0
+    assert refused("llava+sft+none", "tuned") >= 2
 
 
 def test_losses_fall(finished: Launch) -> None:

@@ -33,8 +33,8 @@ def check_rendered(encoder: Encoder, encoded: Encoded, rows: Sequence[Mapping[st
                 what = "prompt" if messages is row["prompt"] else "answer"
                 raise CheckError(
                     f"{where}: the chat template leaves out the {what} of row {place} of source '{row['source']}':"
-                    f" {plain(left_out['content']).strip()[:60]!r} is not in what it renders, {text[-120:]!r}: save the model with"
-                    " the template that it was trained with, made to take lists of parts"
+                    f" {plain(left_out['content']).strip()[:60]!r} is not in what it renders, {text[-120:]!r}: save the model"
+                    " with the template that it was trained with, made to take lists of parts"
                 )
 
 
