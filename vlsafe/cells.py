@@ -120,6 +120,8 @@ def make_cell(config: Mapping[str, Any], choices: Mapping[str, str]) -> Cell:
     data.check_model(components["model"])
     components["eval"].check_model(components["model"])
     adaptation, tuning = components["adaptation"], components["safety_tune"]
+    if tuning.trains:
+        adaptation.check_order(tuning.order)
     roles = role_table(adaptation.trains, tuning.trains, tuning.order, components["model"].offers_unaligned)
     if any(role.stage == "safety_tune" and not role.sees_images for role in roles.roles):
         tuning.check_text_only()

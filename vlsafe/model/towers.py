@@ -152,4 +152,4 @@ def picture_size(pictures: Any) -> tuple[int, int]:
 
 
 def _crops(pictures: Any) -> bool:
-    return bool(getattr(pictures, "do_center_crop", False)) and bool(getattr(pictures, "crop_size", None))
+    return bool(pictures.crop_size) and bool(pictures.do_center_crop or not pictures.do_resize)

@@ -132,6 +132,14 @@ def open_checkpoint(folder: Path) -> Checkpoint:
     return Checkpoint(folder, tensors, places)
 
 
+def open_file(file: Path) -> Checkpoint:
+    """One file by itself; raises `CheckError` as `open_checkpoint`."""
+    found = _read_header(file)
+    return Checkpoint(
+        file.parent, {info.name: info for info, _ in found}, {info.name: _Place(file, start) for info, start in found}
+    )
+
+
 def _weight_files(folder: Path) -> list[tuple[Path, set[str] | None]]:
     """The files that hold the model, each with the names that the index expects in it."""
     if not folder.is_dir():

@@ -22,6 +22,7 @@ class Adaptation(Component):
     """Base of the group `adaptation`: from the artifact `ctx.parents["model"]` to a model artifact in `ctx.out`."""
 
     trains: ClassVar[bool] = True  # false: there is no such stage
+    reads_data: ClassVar[bool] = True  # false: no training rows are needed, and none are in the key
     filter: str | None = None  # the judge that reads the rows before training
 
     @property
@@ -35,6 +36,9 @@ class Adaptation(Component):
 
         if self.filter is not None:
             filter_judge(self.filter)
+
+    def check_order(self, order: str) -> None:
+        """Raises `ConfigError` for an order of adaptation and safety tuning that can't be: called when cells are composed."""
 
     def filter_spec(self) -> dict[str, Any]:
         """The part of the key that is the filter's: which version of which judge."""
