@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar, cast
 
 from vlsafe import registry
-from vlsafe.data.rows import TrainingData
+from vlsafe.data.rows import Purpose, TrainingData
 from vlsafe.errors import ConfigError
 from vlsafe.registry import Component
 from vlsafe.roles import Order, RoleTable, role_table
@@ -118,6 +118,7 @@ def make_cell(config: Mapping[str, Any], choices: Mapping[str, str]) -> Cell:
             check()
     data = cast(TrainingData, components["data"])
     data.check_model(components["model"])
+    data.check_purposes(purposes(components) or ())
     components["eval"].check_model(components["model"])
     adaptation, tuning = components["adaptation"], components["safety_tune"]
     if tuning.trains:
@@ -128,6 +129,12 @@ def make_cell(config: Mapping[str, Any], choices: Mapping[str, str]) -> Cell:
     cell = Cell(dict(choices), config, run, components, roles)
     check_roles(cell)
     return cell
+
+
+def purposes(groups: Mapping[str, Any]) -> tuple[Purpose, ...] | None:
+    """What the stages of these components ask rows for; None where one of them doesn't say."""
+    asked = [groups[g].purposes() for g in ("adaptation", "safety_tune") if g in groups and groups[g].trains]
+    return None if None in asked else tuple(dict.fromkeys(purpose for some in asked for purpose in some))
 
 
 def at_home(component: T, run: RunSettings) -> T:

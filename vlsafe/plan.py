@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from vlsafe.cells import Cell, at_home, carrier_role, merged_roles, without_roles, worker_settings
+from vlsafe.cells import Cell, at_home, carrier_role, merged_roles, purposes, without_roles, worker_settings
 from vlsafe.eval.base import Axis
 from vlsafe.keys import digest, stage_key
 from vlsafe.settings import settings_of, spec_of
@@ -202,7 +202,7 @@ def _plan_role(plan: Plan, cell: Cell, name: str, parents: Mapping[str, str]) ->
         groups["safety_tune"] = tuning
     spec = {group: spec_of(component) for group, component in groups.items()}
     if reads_data:
-        spec |= data.fingerprints() | {"data": data.spec_for(role.stage, role.joint)}
+        spec |= data.fingerprints() | {"data": data.spec_for(role.stage, role.joint, purposes(groups))}
     if "adaptation" in groups:
         spec |= adaptation.filter_spec()
     settings = {group: settings_of(component) for group, component in groups.items()}

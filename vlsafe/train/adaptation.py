@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from vlsafe.data.rows import TrainingData
+from vlsafe.data.rows import Purpose, TrainingData
 from vlsafe.errors import ConfigError
 from vlsafe.registry import Component, register
 from vlsafe.settings import Fraction, NonNegativeInt, Seed, added, execution
@@ -55,6 +55,10 @@ class Adaptation(Component):
         """Intermediate models to keep: step of the last phase → training steps until then, those of all phases."""
         return {}
 
+    def purposes(self) -> tuple[Purpose, ...] | None:
+        """What rows are asked of `data` for; None where that isn't said."""
+        return None
+
     def phases(self, data: TrainingData, more_rows: int = 0, more: Sequence[Any] = ()) -> list[Phase]:
         """The phases of training. For joint training the last one sees `more_rows` more of its own rows, and `more` too."""
         raise TypeError(f"adaptation={self.component_name} does not train")
@@ -94,6 +98,9 @@ class Llava(Adaptation):
     def check(self) -> None:
         super().check()
         check_checkpoints(self.checkpoints, self.instruct.steps)
+
+    def purposes(self) -> tuple[Purpose, ...]:
+        return ("projector", "instruct")
 
     @property
     def last_step(self) -> int | None:

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from vlsafe.data.encode import Encoded, Encoder, plain
+from vlsafe.data.pictures import PictureError
 from vlsafe.errors import CheckError
 
 
@@ -61,7 +62,7 @@ def check_image_tokens(model: Any, encoder: Encoder, encoded: Encoded, rows: Seq
     expected = getattr(model.config, "image_token_id", None)
     if expected is None or expected != encoder.image_id:
         raise CheckError(f"{where}: the processor's image token has id {encoder.image_id}, the model expects {expected}")
-    pixels = encoder.pictures(rows[first.row]["images"][:1], return_tensors="pt")["pixel_values"]  # type: ignore[misc]
+    pixels = encoder.pictures(readable(encoder, encoded, rows), return_tensors="pt")["pixel_values"]  # type: ignore[misc]
     with torch.no_grad():
         found = model.get_image_features(pixels.to(model.device, model.dtype)).pooler_output
     features = int(found[0].shape[0])
@@ -74,6 +75,18 @@ def check_image_tokens(model: Any, encoder: Encoder, encoded: Encoded, rows: Seq
                 " num_additional_image_tokens must be those of the model"
             )
     return features
+
+
+def readable(encoder: Encoder, encoded: Encoded, rows: Sequence[Mapping[str, Any]]) -> list[Any]:
+    """The first picture that can be decoded."""
+    failed = ""
+    for example in encoded.examples:
+        try:
+            if example.pictures:
+                return encoder.open(rows[example.row]["images"][:1])
+        except PictureError as error:
+            failed = failed or str(error)
+    raise CheckError(f"no picture of the rows can be decoded ({failed})")
 
 
 def check_finite(step: int, loss: float, grad_norm: float, where: str) -> None:

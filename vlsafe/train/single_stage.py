@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from vlsafe.data.mix import Mixed, counts
-from vlsafe.data.rows import TrainingData
+from vlsafe.data.rows import Purpose, TrainingData
 from vlsafe.registry import register
 from vlsafe.settings import Fraction, NonNegativeInt, Seed, added, execution
 from vlsafe.train.adaptation import Adaptation, check_checkpoints, evenly
@@ -40,6 +40,10 @@ class SingleStage(Adaptation):
     def check(self) -> None:
         super().check()
         check_checkpoints(self.checkpoints, self.optimization.steps - 1)
+
+    def purposes(self) -> tuple[Purpose, ...]:
+        asked: dict[Purpose, float] = {"projector": self.pairs, "instruct": 1.0 - self.pairs}
+        return tuple(purpose for purpose, share in asked.items() if share)
 
     @property
     def last_step(self) -> int | None:
