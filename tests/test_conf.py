@@ -15,6 +15,7 @@ from vlsafe.plan import make_plan
 
 Grid = Callable[..., Any]
 OPTIONS = [(p.parent.name, p.stem) for p in sorted((ROOT / "conf").glob("*/*.yaml")) if p.parent.name in GROUPS]
+REAL = [("data", "jsonl"), ("data", "llava_vlguard")]  # say nothing to the microworld's models
 PRESETS = [p.stem for p in sorted((ROOT / "conf" / "experiment").glob("*.yaml"))]
 RECIPES = [
     p for group in ("model", "adaptation", "safety_tune", "merge") for p in sorted((ROOT / "conf" / group).glob("*.yaml"))
@@ -25,7 +26,7 @@ def test_every_group_has_an_option() -> None:
     assert {group for group, _ in OPTIONS} == set(GROUPS)
 
 
-@pytest.mark.parametrize(("group", "option"), OPTIONS)
+@pytest.mark.parametrize(("group", "option"), [o for o in OPTIONS if o not in REAL])
 def test_every_option_composes_and_plans(grid: Grid, group: str, option: str) -> None:
     plan = make_plan(grid(f"{group}={option}"))
     assert plan.cells[0].cell.choices[group] == option

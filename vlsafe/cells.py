@@ -111,14 +111,17 @@ def make_cell(config: Mapping[str, Any], choices: Mapping[str, str]) -> Cell:
         settings = config.get(group)
         if not isinstance(settings, Mapping):
             raise ConfigError(f"{group}: no option chosen; {group}=NAME, from: {', '.join(registry.names(group))}")
-        components[group] = at_home(registry.make(group, settings), run)
+        made = registry.make(group, settings)
+        components[group] = made if group == "data" else at_home(made, run)
     for component in components.values():
         check = getattr(component, "check", None)
         if check is not None:
             check()
     data = cast(TrainingData, components["data"])
     data.check_model(components["model"])
-    data.check_purposes(purposes(components) or ())
+    asked = purposes(components)
+    data.check_purposes(asked or ())
+    components["data"] = at_home(data.used(asked), run)
     components["eval"].check_model(components["model"])
     adaptation, tuning = components["adaptation"], components["safety_tune"]
     if tuning.trains:

@@ -200,9 +200,11 @@ def _plan_role(plan: Plan, cell: Cell, name: str, parents: Mapping[str, str]) ->
         groups["adaptation"] = adaptation
     if role.stage == "safety_tune":
         groups["safety_tune"] = tuning
+    if reads_data:
+        groups["data"] = data = data.used(purposes(groups))
     spec = {group: spec_of(component) for group, component in groups.items()}
     if reads_data:
-        spec |= data.fingerprints() | {"data": data.spec_for(role.stage, role.joint, purposes(groups))}
+        spec |= data.fingerprints() | {"data": data.spec_for(role.stage, role.joint)}
     if "adaptation" in groups:
         spec |= adaptation.filter_spec()
     settings = {group: settings_of(component) for group, component in groups.items()}

@@ -2,7 +2,8 @@
 
 The prompt is what evaluation will show the model: the chat template with the generation prompt. The completion is what the
 template adds to it, and every token of the assistant's turns in it, until their end token, is supervised; nothing else is.
-Nothing is cut off: a row over the model's limit is dropped and counted. A row whose picture can't be read is left out, counted and named.
+Nothing is cut off: a row over the model's limit is dropped and counted. A row whose picture can't be read is left out,
+counted and named.
 """
 
 from __future__ import annotations
@@ -72,8 +73,8 @@ class Encoder:
     def encode(self, rows: Sequence[Mapping[str, Any]], tick: Callable[[int], None] = lambda done: None) -> Encoded:
         """All rows, in their order; `tick(rows done)` is called now and then.
 
-        Raises `CheckError` for a template that renders the prompt otherwise when an answer follows, for a row whose pictures and
-        image tokens differ in number, and where more rows can't be shown than the share `rows.most_broken`."""
+        Raises `CheckError` for a template that renders the prompt otherwise when an answer follows, for a row whose pictures
+        and image tokens differ in number, and where more rows can't be shown than the share `rows.most_broken`."""
         most = getattr(rows, "most_broken", MOST_BROKEN)
         result = Encoded()
         for start in range(0, len(rows), CHUNK):
@@ -218,8 +219,8 @@ def check_broken(broken: Mapping[str, int], named: Mapping[str, Sequence[str]], 
     if count > most * rows:
         some = "; ".join(f"{source}: {line}" for source, lines in named.items() for line in lines[:3])
         raise CheckError(
-            f"{count} of {rows} rows have a picture that can't be shown, more than data.most_broken={most:g} allows ({some}): mend"
-            " the pictures' folder, or raise it"
+            f"{count} of {rows} rows have a picture that can't be shown, more than data.most_broken={most:g} allows ({some}):"
+            " mend the pictures' folder, or raise it"
         )
 
 

@@ -1,7 +1,7 @@
 """One conversation as text, cut where the assistant's turns begin and end: these are learned, and what lies between is not.
 
-A template is only asked what it renders, never taken apart: the text until a turn is what it renders with the generation prompt,
-the text after it is what it renders with the answer. Evaluation asks the model the same, whichever turn it is at.
+A template is only asked what it renders, never taken apart: the text until a turn is what it renders with the generation
+prompt, the text after it is what it renders with the answer. Evaluation asks the model the same, whichever turn it is at.
 """
 
 from __future__ import annotations
@@ -31,8 +31,9 @@ def marks(asked: Sequence[str], told: Sequence[str], end: str, where: str) -> tu
         if k:
             if not question.startswith(told[k - 1]):
                 raise CheckError(
-                    f"{where}: the chat template renders turn {k} otherwise when a further turn follows, so what would be learned"
-                    f" is not what was said: {told[k - 1][-60:]!r} becomes {question[: len(told[k - 1])][-60:]!r}; use another template"
+                    f"{where}: the chat template renders turn {k} otherwise when a further turn follows, so what is learned"
+                    f" would not be what was said: {told[k - 1][-60:]!r} becomes {question[: len(told[k - 1])][-60:]!r}; use another"
+                    " template"
                 )
             whole += question[len(told[k - 1]) :]
         cut.append(whole)

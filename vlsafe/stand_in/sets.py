@@ -1,7 +1,8 @@
 """Stand-ins of the training data: a few dozen invented, harmless rows in each data set's real files, columns and folders.
 
-`SETS` has a writer for each hub id; it fills a folder with what the hub would hold (and, for LLaVA-Instruct, the pictures that are
-downloaded elsewhere). The same bytes each time. What a real data set asks or answers of harm stands here as a harmless phrase.
+`SETS` has a writer for each hub id; it fills a folder with what the hub would hold (and, for LLaVA-Instruct, the pictures
+that are downloaded elsewhere). The same bytes each time. What a real data set asks or answers of harm stands here as a
+harmless phrase.
 """
 
 from __future__ import annotations
@@ -83,7 +84,12 @@ def llava_instruct(folder: Path) -> None:
     for i in range(36):
         colour, shape = OBJECTS[i % 12].split()
         if i % 6 == 5:
-            rows.append({"id": f"talk{i}_0", "conversations": turns(f"Name a {colour} thing.", f"A {colour} {shape}.", "And more?", "No.")})
+            rows.append(
+                {
+                    "id": f"talk{i}_0",
+                    "conversations": turns(f"Name a {colour} thing.", f"A {colour} {shape}.", "And more?", "No."),
+                }
+            )
             continue
         name = f"{places[i % 6]}/{i:012d}.jpg"
         put(folder / "images" / name, picture(i, (40, 56) if i % 2 else (64, 48)))
@@ -137,7 +143,11 @@ def safe_rlhf(folder: Path) -> None:
         rows = []
         for i in range(part * 12, part * 12 + 12):
             thing, both, first = OBJECTS[i % 12], i % 3 == 0, i % 2
-            answers = [f"The {thing} lies on white, next to the wall.", "On white."] if both else [REFUSAL, f"Take the {thing} and go."]
+            answers = (
+                [f"The {thing} lies on white, next to the wall.", "On white."]
+                if both
+                else [REFUSAL, f"Take the {thing} and go."]
+            )
             answers = answers[::-1] if first else answers
             rows.append(
                 {

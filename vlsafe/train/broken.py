@@ -1,6 +1,7 @@
 """Rows whose pictures can't be shown: named in a file of the phase's folder as they are met, so that no kill forgets one.
 
-Most are found before the first step, by their header (`Encoder`). What only decoding finds is met by whichever rank has the row.
+Most are found before the first step, by their header (`Encoder`). What only decoding finds is met by whichever rank has the
+row.
 """
 
 from __future__ import annotations
