@@ -1,7 +1,7 @@
 """Rows to token ids, once per row.
 
 The prompt is what evaluation will show the model: the chat template with the generation prompt. The completion is what the
-template adds to it, and every token of the assistant's turns in it, the end token too, is supervised; nothing else is.
+template adds to it, and every token of the assistant's turns in it, until their end token, is supervised; nothing else is.
 Nothing is cut off: a row over the limit is dropped and counted. A row whose picture can't be read is left out, counted and
 named.
 """
@@ -139,6 +139,12 @@ class Encoder:
         result.examples.append(
             Example(where, source, prompt, tuple(completions), len(expand), sum(expand), kept, row.get("label"), asked)
         )
+
+    def rendered(self, row: Mapping[str, Any]) -> tuple[str, list[str]]:
+        """What the template makes of a row: the prompt, and what it adds for each of the answers."""
+        names = ("completion",) if "completion" in row else ("chosen", "rejected")
+        (asked,) = self._texts([row["prompt"]], answer=False)
+        return asked, [text[len(asked) :] for text in self._texts([[*row["prompt"], *row[n]] for n in names], answer=True)]
 
     def _keep(self, pictures: list[Any]) -> list[Any] | None:
         self._kept_bytes += sum(map(weight, pictures))

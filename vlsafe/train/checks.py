@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from vlsafe.data.encode import Encoded, Encoder, Example
+from vlsafe.data.encode import Encoded, Encoder, Example, plain
 from vlsafe.data.pictures import PictureError
 from vlsafe.errors import CheckError
 from vlsafe.model.families import family_of, feature_counts
@@ -21,6 +21,24 @@ def check_supervised(encoded: Encoded, where: str) -> None:
         if not encoded.supervised[source]:
             why = f" ({encoded.dropped[source]} rows were too long and dropped)" if encoded.dropped[source] else ""
             raise CheckError(f"{where}: source '{source}' has no supervised token{why}: look at its rows and the chat template")
+
+
+def check_rendered(encoder: Encoder, encoded: Encoded, rows: Sequence[Mapping[str, Any]], where: str) -> None:
+    """Raises `CheckError` where the chat template leaves out what is asked or answered, or writes it otherwise, seen on a row
+    of each source with pictures and one without: then nothing, or something else, would be learned under a falling loss."""
+    for place in {(e.source, e.pictures > 0): e.row for e in reversed(encoded.examples)}.values():
+        row = rows[place]
+        prompt, answers = encoder.rendered(row)
+        told = [row[name] for name in ("completion", "chosen", "rejected") if name in row]
+        for messages, text in zip([row["prompt"], *told], [prompt, *answers], strict=True):
+            left_out = next((m for m in messages if plain(m["content"]).strip() not in text), None)
+            if left_out is not None:
+                what = "prompt" if messages is row["prompt"] else "answer"
+                raise CheckError(
+                    f"{where}: the chat template leaves out the {what} of row {place} of source '{row['source']}':"
+                    f" {plain(left_out['content']).strip()[:60]!r} is not in what it renders, {text[-120:]!r}: save the model"
+                    " with the template that it was trained with, made to take lists of parts"
+                )
 
 
 def check_vocabulary(model: Any, encoded: Encoded, where: str) -> None:

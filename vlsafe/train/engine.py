@@ -19,7 +19,7 @@ from vlsafe.provenance import peak_memory_mb
 from vlsafe.stage import StageContext
 from vlsafe.train.broken import broken_rows, watch_pictures
 from vlsafe.train.checkpoint import Checkpoint, finished_phases, mark, newest, read_log, write_log
-from vlsafe.train.checks import check_image_tokens, check_supervised, check_vocabulary
+from vlsafe.train.checks import check_image_tokens, check_rendered, check_supervised, check_vocabulary
 from vlsafe.train.dtypes import cast, held, hold, named, published
 from vlsafe.train.logs import collect_logs, curve
 from vlsafe.train.lora import Lora, inject, merge, merged_copy
@@ -178,6 +178,7 @@ def run_phase(
     encoder = Encoder(processor, longest(model, setting))
     encoded = encoder.encode(rows, lambda done: tick(f"reading rows, {done} of {len(rows)}"))
     check_supervised(encoded, phase.name)
+    check_rendered(encoder, encoded, rows, phase.name)
     check_vocabulary(model, encoded, phase.name)
     features = check_image_tokens(model, encoder, encoded, rows, phase.name)
     pictured, labels = [e.pictures > 0 for e in encoded.examples], [e.label is True for e in encoded.examples]
