@@ -270,3 +270,25 @@ def test_adapters_of_another_kind_are_refused(config: Any, message: str, stage: 
     ctx = stage(model=adapted)
     with pytest.raises(CheckError, match="needs a whole model"):
         ReleasedAdaptation(Source(folder=str(tmp_path / "adapter"))).run(None, ctx)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("file", "changes", "message"),
+    [
+        (
+            "preprocessor_config.json",
+            {"crop_size": {"height": 56, "width": 56}},
+            "pictures of 56 × 56 and the tower takes 42 × 42",
+        ),
+        ("processor_config.json", {"patch_size": 16}, r"patch_size is 16 in the processor and 14 in config\.json"),
+        ("config.json", {"image_token_index": 5}, r"'<image>' has the id 387 in the tokenizer and 5 in config\.json"),
+        ("config.json", {"architectures": ["LlavaBrandNew"]}, r"architectures\[0\] is 'LlavaBrandNew'"),
+        ("config.json", {"model_type": "brand_new"}, "an architecture that transformers .* does not have"),
+        ("chat_template.json", {"chat_template": "{{ raise_exception('no') }}"}, "TemplateError"),
+    ],
+)
+def test_files_that_contradict_each_other_are_named(file: str, changes: Any, message: str, released: Any) -> None:
+    path = released() / file
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+    with pytest.raises(CheckError, match=message):
+        open_lvlm(path.parent, "it")

@@ -13,7 +13,7 @@ from typing import Any
 
 from vlsafe.errors import CheckError
 from vlsafe.model.released import EMBEDDING, VOCABULARY, Lvlm, Place, is_tied, places_of
-from vlsafe.model.towers import BY_TYPE, Select, Tower, read_config, read_image_processor, strategy
+from vlsafe.model.towers import BY_TYPE, Select, Tower, features, read_config, read_image_processor, strategy
 
 VISION_TOWER = "model.vision_tower."  # in front of its canonical names
 _LANGUAGE_MODELS = {"LlavaLlamaForCausalLM": "Llama", "LlavaMistralForCausalLM": "Mistral", "LlavaQwenForCausalLM": "Qwen2"}
@@ -110,6 +110,7 @@ def open_original(folder: Path, raw: Mapping[str, Any], where: str, given: Calla
             vision_config=parts.vision,
             text_config=text_config,
             image_token_index=processor.image_token_id,
+            image_seq_length=features(parts.vision, parts.record, select),
             vision_feature_layer=raw.get("mm_vision_select_layer", -2),
             vision_feature_select_strategy=strategy(parts.record, select),
             tie_word_embeddings=is_tied(text_config),

@@ -106,6 +106,7 @@ def _open_hub(folder: Path, where: str) -> Lvlm:
     import transformers
 
     from vlsafe.model.load import load_processor, quiet
+    from vlsafe.model.towers import read_image_processor, tower_of
 
     with quiet():
         try:
@@ -119,7 +120,11 @@ def _open_hub(folder: Path, where: str) -> Lvlm:
     if not hasattr(config, "vision_config") or not hasattr(transformers, architecture):
         raise CheckError(f"{where}: architectures[0] is '{architecture}', which is no vision-language model of transformers")
     places = places_of(folder, where, is_tied(config))
-    return Lvlm(where, folder, config, fitted(load_processor(folder), config, where), places)
+    processor = load_processor(folder)
+    if type(processor).__name__ == "LlavaProcessor":  # the class that makes the same of a picture on every machine
+        record = tower_of(config.vision_config.model_type, where)
+        processor.image_processor = read_image_processor(folder, record, config.vision_config)
+    return Lvlm(where, folder, config, fitted(processor, config, where), places)
 
 
 def fitted(processor: Any, config: Any, where: str) -> Any:
@@ -128,13 +133,12 @@ def fitted(processor: Any, config: Any, where: str) -> Any:
     Raises `CheckError` where it is another model's.
     """
     from vlsafe.model.templates import check_template
-    from vlsafe.model.towers import check_size, tower_of
+    from vlsafe.model.towers import tower_of
 
     if not hasattr(processor, "image_processor"):
         raise CheckError(f"{where}: holds no image processor: copy preprocessor_config.json, too")
     if type(processor).__name__ == "LlavaProcessor":
         record = tower_of(config.vision_config.model_type, where)
-        check_size(processor.image_processor, config.vision_config, where)
         told = {
             "patch_size": config.vision_config.patch_size,
             "vision_feature_select_strategy": config.vision_feature_select_strategy,
