@@ -28,6 +28,7 @@ class SafetyTune(Component):
     """Base of the group `safety_tune`: from the artifact `ctx.parents["model"]` to a model artifact in `ctx.out`."""
 
     trains: ClassVar[bool] = True  # false: there is no such stage
+    reads_data: ClassVar[bool] = True  # false: no training rows are needed, and none are in the key
     order: Order
 
     @property
