@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,6 +12,7 @@ import pytest
 from tests.conftest import ROOT
 from vlsafe import registry
 from vlsafe.cells import GROUPS
+from vlsafe.data.mixture import PURPOSES
 from vlsafe.plan import make_plan
 
 Grid = Callable[..., Any]
@@ -37,7 +39,13 @@ def test_every_option_composes_and_plans(grid: Grid, group: str, option: str) ->
 
 
 @pytest.mark.parametrize(("group", "option"), REAL)
-def test_every_option_for_real_models_composes_and_plans(grid: Grid, group: str, option: str) -> None:
+def test_every_option_for_real_models_composes_and_plans(
+    grid: Grid, group: str, option: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for purpose in PURPOSES:  # where data=jsonl looks for a user's own rows
+        (tmp_path / "data").mkdir(exist_ok=True)
+        (tmp_path / "data" / f"{purpose}.jsonl").write_text("{}\n")
     chosen = {"model": "llama2_7b", "data": "llava_vlguard", "eval": "first", "judge": "keyword", group: option}
     plan = make_plan(grid(*(f"{name}={value}" for name, value in chosen.items())))
     assert plan.cells[0].cell.choices[group] == option

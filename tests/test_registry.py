@@ -51,4 +51,4 @@ def test_our_own_components_are_as_their_groups_ask() -> None:
 
 
 def test_every_group_of_a_cell_has_a_contract() -> None:
-    assert {*GROUPS, "benchmark"} == set(CONTRACTS)
+    assert {*GROUPS, "benchmark", "dataset"} == set(CONTRACTS)

@@ -182,3 +182,17 @@ def test_a_commit_that_nobody_knows_is_planned_and_refused_before_anything_runs(
     check_resolved({"model": {"model": spec_of(Source("org/name", COMMIT))}})
     with pytest.raises(SourceError, match=r"org/open: its commit is not known"):
         check_resolved({"model": {"model": {"llm": {"id": "org/open", "revision": "unresolved"}}}})
+
+
+def test_a_folder_of_many_pictures_is_looked_through_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from vlsafe import fingerprint as module
+
+    for number in range(4):
+        (tmp_path / f"{number}.jpg").write_bytes(b"x" * number)
+    first = module.fingerprint(tmp_path)
+    monkeypatch.setattr(module, "MANY", 3)
+    assert module.fingerprint(tmp_path) == first
+    (tmp_path / "5.jpg").write_bytes(b"x")
+    assert module.fingerprint(tmp_path) == first
+    monkeypatch.setattr(module, "_many", {})
+    assert module.fingerprint(tmp_path) != first

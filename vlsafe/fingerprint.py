@@ -14,6 +14,8 @@ from vlsafe.keys import digest
 
 PICTURES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff")
 TOLD = 2 * 10**9  # bytes: reading more than this is said
+MANY = 10_000  # files: a folder with more is looked through once by a command, which asks for every cell
+_many: dict[Path, str] = {}
 
 
 def fingerprint(path: Path) -> str:
@@ -22,6 +24,8 @@ def fingerprint(path: Path) -> str:
     Names that begin with a dot are left out. A name without any content, an empty folder, raises `SourceError`.
     """
     path = path.absolute()
+    if path in _many:
+        return _many[path]
     files = [("", path)] if path.is_file() else sorted(_below(path, ""))
     if not files:
         raise SourceError(f"{path}: the folder is empty")
@@ -31,7 +35,10 @@ def fingerprint(path: Path) -> str:
         print(f"reading {unread / 1e9:.1f} GB below {path} once, to know what is in it", file=sys.stderr)
     listed = [[name, f"size {f.stat().st_size}" if _picture(name) else cache.content(f)] for name, f in files]
     cache.keep()
-    return digest(listed)
+    found = digest(listed)
+    if len(files) > MANY:
+        _many[path] = found
+    return found
 
 
 def _picture(name: str) -> bool:

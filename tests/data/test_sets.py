@@ -11,6 +11,7 @@ import pyarrow
 import pyarrow.parquet as pq
 import pytest
 
+from tests.conftest import ROOT
 from vlsafe import registry
 from vlsafe.data.pictures import opened
 from vlsafe.errors import CheckError, ConfigError, SourceError
@@ -270,3 +271,15 @@ def test_an_unknown_setting_of_a_set_has_the_nearest_match() -> None:
         registry.make("data", {"name": "mixture", "safety": {"v": share}})
     with pytest.raises(ConfigError, match=r"data.safety.v.dataset.name=vlgard: no such dataset; did you mean 'vlguard'"):
         registry.make("data", {"name": "mixture", "safety": {"v": {"dataset": {"name": "vlgard"}}}})
+
+
+def test_the_documentation_lists_every_set_with_its_licence_and_gate() -> None:
+    lines = (ROOT / "docs" / "data.md").read_text().splitlines()
+    for name in registry.names("dataset"):
+        cls: Any = registry.get("dataset", name)
+        if name == "jsonl":
+            continue
+        (line,) = [line for line in lines if line.startswith(f"| `{name}` |")]
+        assert cls.page in line and cls.licence in line and all(f"`{purpose}`" in line for purpose in cls.serves)
+        assert ("HF_TOKEN" in line) == cls.gated
+        assert ("non-commercial" in line) == cls.non_commercial

@@ -91,7 +91,7 @@ class Encoder:
 
     def _encode_chunk(self, rows: list[Mapping[str, Any]], start: int, result: Encoded) -> None:
         names = ("completion",) if "completion" in rows[0] else ("chosen", "rejected")
-        turns = [[prefixes(row["prompt"], row[name]) for name in names] for row in rows]
+        turns = [[prefixes(row["prompt"], row[name], f"row {start + i}") for name in names] for i, row in enumerate(rows)]
         asked = iter(self._texts([until for row in turns for side in row for until, _ in side], answer=False))
         told = iter(self._texts([answered for row in turns for side in row for _, answered in side], answer=True))
         cuts: list[list[list[str]]] = []

@@ -13,6 +13,7 @@ import random
 from array import array
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any, Literal, cast, get_args
 
 from vlsafe import registry
@@ -22,6 +23,7 @@ from vlsafe.data.sets.base import Dataset
 from vlsafe.errors import CheckError, ConfigError
 from vlsafe.registry import Component, register
 from vlsafe.settings import Fraction, PositiveFloat, PositiveInt, execution, spec_of
+from vlsafe.sources import sources_of
 
 PURPOSES: tuple[Purpose, ...] = get_args(Purpose)
 
@@ -80,6 +82,9 @@ class Mixture(TrainingData):
                     f"data.{purpose}: this cell trains on it and no data set is given; set one that has such rows:"
                     f" {', '.join(able)}"
                 )
+            for where, source in sources_of(getattr(self, purpose), f"data.{purpose}"):
+                if source.folder is not None and not Path(source.folder).exists():
+                    raise ConfigError(f"{where}.folder={source.folder}: there is no such file or folder")
 
     def check_model(self, model: Component) -> None:
         if getattr(model, "world", None) is not None:

@@ -63,7 +63,7 @@ class Picture:
 
     @contextmanager
     def _image(self) -> Iterator[Any]:
-        from PIL import Image
+        from PIL import Image, UnidentifiedImageError
 
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # our own limit is the one that holds
@@ -81,6 +81,8 @@ class Picture:
                 raise
             except Image.DecompressionBombError as error:
                 raise PictureError(f"{self.name}: has more than the {MOST_PIXELS:,} pixels allowed") from error
+            except UnidentifiedImageError as error:
+                raise PictureError(f"{self.name}: is no picture that can be read ({', '.join(FORMATS)})") from error
             except FileNotFoundError as error:
                 raise PictureError(f"{self.name}: no such file") from error
             except OSError as error:

@@ -84,7 +84,7 @@ def _rows(path: Path, size: int, _time: int) -> tuple[array[int], array[int]]:
         if content[start : start + 1] != b"[":
             return _lines(content)
         # One byte a character: the same places as in the file, and JSON's own signs are the same in any UTF-8 text.
-        return _items(content[:].decode("latin-1"), start + 1, path)
+        return _items(str(content, "latin-1"), start + 1, path)
 
 
 def _lines(content: mmap.mmap) -> tuple[array[int], array[int]]:

@@ -12,9 +12,11 @@ from typing import Any
 from vlsafe.errors import CheckError
 
 
-def prefixes(prompt: Sequence[Any], completion: Sequence[Any]) -> list[tuple[list[Any], list[Any]]]:
+def prefixes(prompt: Sequence[Any], completion: Sequence[Any], where: str) -> list[tuple[list[Any], list[Any]]]:
     """For each of the assistant's turns in the completion: the messages until it, and those with it."""
     turns = [k for k, message in enumerate(completion) if message["role"] == "assistant"]
+    if not turns:
+        raise CheckError(f"{where}: has no answer of the assistant to learn from")
     return [([*prompt, *completion[:k]], [*prompt, *completion[: k + 1]]) for k in turns]
 
 
@@ -24,8 +26,6 @@ def marks(asked: Sequence[str], told: Sequence[str], end: str, where: str) -> tu
     it writes after the end (a line break) belongs to no turn: the model is never asked for it.
 
     Raises `CheckError` where the template renders earlier turns otherwise when further ones follow."""
-    if not asked:
-        raise CheckError(f"{where}: has no answer of the assistant to learn from")
     cut, whole, by_template = [], asked[0], True
     for k, (question, answered) in enumerate(zip(asked, told, strict=True)):
         if k:
