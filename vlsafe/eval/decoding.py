@@ -17,9 +17,10 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from vlsafe.data.pictures import mean_colour, pad_to_square
 from vlsafe.errors import CheckError, StageInterrupted
 from vlsafe.eval.base import Item
-from vlsafe.eval.engines import Answer
+from vlsafe.eval.engines import Answer, Dtype
 from vlsafe.files import read_json
 from vlsafe.stage import Execution
 
@@ -53,18 +54,18 @@ class Prompt:
     picture: Callable[[], Any] | None
 
 
-_opened: dict[tuple[Path, str, int], Session] = {}  # one at most: all of a model's benchmarks are asked one after another
+_opened: dict[tuple[Path, str, int, str], Session] = {}  # one at most: all of a model's benchmarks are asked one after another
 
 
-def open_model(folder: Path, where: Execution) -> Session:
+def open_model(folder: Path, where: Execution, dtype: Dtype = "stored") -> Session:
     """The model in `folder`, loaded unless it was the last to be opened. The one before is let go first: two may not fit."""
     from vlsafe.model.load import pick_device
 
     device = str(pick_device(where.device))
-    at = (folder.absolute(), device, (folder / "config.json").stat().st_mtime_ns)
+    at = (folder.absolute(), device, (folder / "config.json").stat().st_mtime_ns, dtype)
     if at not in _opened:
         _opened.clear()
-        _opened[at] = _load(folder, device)
+        _opened[at] = _load(folder, device, None if dtype == "stored" else dtype)
     return _opened[at]
 
 
@@ -77,12 +78,12 @@ def close() -> None:
             torch.cuda.empty_cache()
 
 
-def _load(folder: Path, device: str) -> Session:
+def _load(folder: Path, device: str, dtype: str | None) -> Session:
     from transformers import GenerationConfig
 
     from vlsafe.model.load import load_model, load_processor, template_hash
 
-    model, processor = load_model(folder, device), load_processor(folder)
+    model, processor = load_model(folder, device, dtype), load_processor(folder)
     if not hasattr(processor, "image_processor"):
         raise CheckError(f"{folder}: holds no image processor, so it is no vision-language model: engine=hf can't ask it")
     tokenizer = processor.tokenizer
@@ -131,7 +132,7 @@ def answer_items(
 ) -> dict[str, Any]:
     """See `Engine.answer`."""
     torch.set_num_threads(where.threads)
-    session = open_model(folder, where)
+    session = open_model(folder, where, engine.dtype)
     check_template(session, folder)
     prompts = render(engine, session, items)
     facts: dict[str, Any] = {
@@ -143,6 +144,7 @@ def answer_items(
             "system_prompt": engine.system_prompt,
         },
         "text_image": engine.text_image,
+        "pad_to_square": engine.pad_to_square,
         "batch_size": engine.batch_size,
         "device": session.device,
         "dtype": str(session.model.dtype).removeprefix("torch."),
@@ -154,7 +156,7 @@ def answer_items(
             raise StageInterrupted(
                 "generation was stopped: the answers so far are kept, and the same command goes on from there"
             )
-        for prompt, answer in zip(batch, ask(session, batch, items, engine.max_new_tokens), strict=True):
+        for prompt, answer in zip(batch, ask_in_parts(session, batch, items, engine.max_new_tokens), strict=True):
             tokens += answer.new_tokens
             on_answer(prompt.index, answer)
     seconds = time.perf_counter() - started
@@ -163,7 +165,7 @@ def answer_items(
 
 def batched_items(engine: HfEngine, folder: Path, items: Sequence[Item], where: Execution) -> list[list[int]]:
     """See `Engine.batches`. Some of these, in item order, are batched as they are here: answers are the same bits."""
-    prompts = render(engine, open_model(folder, where), items)
+    prompts = render(engine, open_model(folder, where, engine.dtype), items)
     return [[prompt.index for prompt in batch] for batch in batches(prompts, engine.batch_size)]
 
 
@@ -173,6 +175,8 @@ def render(engine: HfEngine, session: Session, items: Sequence[Item]) -> list[Pr
     blank = functools.partial(blank_picture, session.processor) if engine.text_image == "blank_image" else None
     for index, item in enumerate(items):
         picture = item.image or blank
+        if engine.pad_to_square and item.image is not None:
+            picture = functools.partial(in_a_square, item.image, session.processor.image_processor)
         parts: list[dict[str, str]] = [{"type": "image"}] if picture else []
         messages = [{"role": "user", "content": [*parts, {"type": "text", "text": item.prompt}]}]
         if engine.system_prompt is not None:
@@ -236,6 +240,26 @@ def ask(session: Session, batch: Sequence[Prompt], items: Sequence[Item], max_ne
         text = session.processor.tokenizer.decode(kept, skip_special_tokens=True).strip()
         answers.append(Answer(text, picture, len(kept), stop is None))
     return answers
+
+
+def ask_in_parts(session: Session, batch: Sequence[Prompt], items: Sequence[Item], max_new_tokens: int) -> list[Answer]:
+    """`ask`, half a batch at a time where the whole does not fit in the GPU's memory: answers do not depend on it."""
+    try:
+        return ask(session, batch, items, max_new_tokens)
+    except torch.cuda.OutOfMemoryError as error:
+        if len(batch) == 1:
+            raise CheckError(
+                f"item {items[batch[0].index].id}: its answer alone does not fit in the GPU's memory: lower"
+                " engine.max_new_tokens, or use a larger GPU"
+            ) from error
+    torch.cuda.empty_cache()
+    half = len(batch) // 2
+    parts = (batch[:half], batch[half:])
+    return [answer for part in parts for answer in ask_in_parts(session, part, items, max_new_tokens)]
+
+
+def in_a_square(picture: Callable[[], Any], image_processor: Any) -> Any:
+    return pad_to_square(picture().convert("RGB"), mean_colour(image_processor))
 
 
 def check_template(session: Session, folder: Path) -> None:
