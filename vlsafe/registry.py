@@ -23,13 +23,16 @@ from vlsafe.settings import build, closest
 # Modules that register our own components. They import heavy packages only inside functions.
 OWN_MODULES = (
     "vlsafe.model.components",
+    "vlsafe.model.embedded",
+    "vlsafe.model.assembled",
+    "vlsafe.model.from_lvlm",
     "vlsafe.data.components",
     "vlsafe.data.mixture",
-    "vlsafe.data.sets.llava_instruct",
-    "vlsafe.data.sets.llava_pretrain",
+    "vlsafe.data.sets",
     "vlsafe.train.adaptation",
     "vlsafe.train.single_stage",
     "vlsafe.train.tuning",
+    "vlsafe.train.released",
     "vlsafe.merge.methods",
     "vlsafe.eval.benchmarks",
     "vlsafe.eval.engines",

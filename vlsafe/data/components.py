@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from vlsafe.data.rows import PreferenceRow, Purpose, SupervisedRow, TrainingData
+from vlsafe.data.rows import PreferenceRow, SupervisedRow, TrainingData
 from vlsafe.errors import ConfigError
 from vlsafe.microworld.world import World, check_world
 from vlsafe.registry import Component, register
@@ -40,8 +40,8 @@ class MicroworldData(TrainingData):
     def check_model(self, model: Component) -> None:
         check_world("data", self.world, model)
 
-    def spec_for(self, stage: str, joint: bool = False, purposes: Collection[Purpose] | None = None) -> dict[str, Any]:
-        spec = super().spec_for(stage, joint, purposes)
+    def spec_for(self, stage: str, joint: bool = False) -> dict[str, Any]:
+        spec = super().spec_for(stage, joint)
         unused = () if joint else ("borderline",) if stage == "adaptation" else ("planted", "replay")
         return {name: value for name, value in spec.items() if name not in unused}
 

@@ -13,7 +13,7 @@ import random
 from array import array
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal, get_args
+from typing import Any, Literal, cast, get_args
 
 from vlsafe import registry
 from vlsafe.data.pictures import Picture
@@ -74,7 +74,8 @@ class Mixture(TrainingData):
     def check_purposes(self, purposes: Collection[Purpose]) -> None:
         for purpose in purposes:
             if not getattr(self, purpose):
-                able = [name for name in registry.names("dataset") if purpose in registry.get("dataset", name).serves]  # type: ignore[attr-defined]
+                sets = {name: cast(type[Dataset], registry.get("dataset", name)) for name in registry.names("dataset")}
+                able = [name for name, cls in sets.items() if purpose in cls.serves]
                 raise ConfigError(
                     f"data.{purpose}: this cell trains on it and no data set is given; set one that has such rows:"
                     f" {', '.join(able)}"
@@ -87,9 +88,12 @@ class Mixture(TrainingData):
                 " alone: set data=microworld, or a real model, or a preset with both (+experiment=NAME)"
             )
 
-    def spec_for(self, stage: str, joint: bool = False, purposes: Collection[Purpose] | None = None) -> dict[str, Any]:
-        used = PURPOSES if purposes is None else purposes
-        return {"name": self.component_name} | {p: spec_of(getattr(self, p)) for p in PURPOSES if p in used}
+    def used(self, purposes: Collection[Purpose] | None) -> Mixture:
+        unused: dict[str, Any] = {p: {} for p in PURPOSES if purposes is not None and p not in purposes}
+        return replace(self, **unused)
+
+    def spec_for(self, stage: str, joint: bool = False) -> dict[str, Any]:
+        return {name: value for name, value in spec_of(self).items() if value != {}}
 
     def supervised(self, purpose: Literal["projector", "instruct", "safety"], n: int, seed: int) -> Sequence[SupervisedRow]:
         return self._rows(purpose, n, seed)
@@ -156,7 +160,7 @@ class MixedSets(Sequence[Any]):
 
 
 def dealt(weights: Sequence[float], n: int) -> array[int]:
-    """`n` times the number of a set, such that among the first k each comes w/Σw·k times, give or take one."""
+    """`n` times the number of a set, such that among the first k each comes k·w/Σw times, give or take one."""
     total = sum(weights)
     shares, given = [weight / total for weight in weights], [0] * len(weights)
     result = array("H")
@@ -168,7 +172,7 @@ def dealt(weights: Sequence[float], n: int) -> array[int]:
 
 
 def order(size: int, most: int, n: int, seed: str) -> array[int]:
-    """`n` places of `size` rows: the first `most` of a shuffled order, and from the second pass on these in a new order each."""
+    """`n` places of `size` rows: the first `most` of a shuffled order, and from the second pass on these in a new order."""
     places = list(range(size))
     random.Random(f"{seed}/0").shuffle(places)
     places = places[:most]

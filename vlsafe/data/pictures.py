@@ -20,7 +20,8 @@ from typing import Any, NamedTuple
 
 from vlsafe.errors import CheckError
 
-MOST_PIXELS = 100_000_000  # a picture that says it has more is a bomb: 300 MB once decoded
+MOST_PIXELS = 64_000_000  # a picture that says it has more is a bomb: 192 MB once decoded
+MOST_RATIO = 500  # longer side over shorter one: processors that fit the shorter side blow up the longer one
 MOST_BYTES = 256 * 2**20  # of one picture, compressed
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")  # and none that starts another program, as EPS does
 HEADER = 64  # bytes that a picture weighs in memory beside its content
@@ -71,6 +72,10 @@ class Picture:
                     width, height = image.size
                     if width * height > MOST_PIXELS:
                         raise PictureError(f"{self.name}: is {width} x {height}, more than the {MOST_PIXELS:,} pixels allowed")
+                    if max(width, height) > MOST_RATIO * min(width, height):
+                        raise PictureError(
+                            f"{self.name}: is {width} x {height}: longer than {MOST_RATIO} times its shorter side"
+                        )
                     yield image
             except PictureError:
                 raise
@@ -136,7 +141,7 @@ def check_name(name: Any, where: str) -> str:
     if not isinstance(name, str) or not name:
         raise CheckError(f"{where}: {name!r} must be the name of a picture")
     path = PurePosixPath(name)
-    if path.is_absolute() or ".." in path.parts or "\\" in name or "\0" in name or ":" in path.parts[0]:
+    if not path.parts or path.is_absolute() or ".." in path.parts or "\\" in name or "\0" in name or ":" in path.parts[0]:
         raise CheckError(f"{where}: {name!r} leads out of the data set's folder; only paths below it are read")
     return name
 

@@ -9,7 +9,7 @@ order in which the prompt shows them, and is empty for a text row; `source` name
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from typing import Any, Literal, NotRequired, TypedDict
+from typing import Any, Literal, NotRequired, Self, TypedDict
 
 from vlsafe.registry import Component
 from vlsafe.settings import spec_of
@@ -57,9 +57,13 @@ class TrainingData(Component):
     def check_purposes(self, purposes: Collection[Purpose]) -> None:
         """Raises `ConfigError` where there are no rows for one of the purposes that a cell trains on."""
 
-    def spec_for(self, stage: str, joint: bool = False, purposes: Collection[Purpose] | None = None) -> dict[str, Any]:
+    def used(self, purposes: Collection[Purpose] | None) -> Self:
+        """The same without what has no say in the rows for these purposes (None: all of them)."""
+        return self
+
+    def spec_for(self, stage: str, joint: bool = False) -> dict[str, Any]:
         """The settings that change the rows of an `adaptation` or a `safety_tune` stage (`joint`: of both at once): the part of
-        the key that is theirs. `purposes`: those that the stage asks rows for; None where it doesn't say."""
+        the key that is theirs."""
         spec: dict[str, Any] = spec_of(self)
         return spec
 

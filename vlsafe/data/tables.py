@@ -29,9 +29,9 @@ class Table(Sequence[Mapping[str, Any]]):
     def where(self, index: int) -> str:
         raise NotImplementedError
 
-    def columns(self) -> list[str]:
-        """The columns of the first row."""
-        return list(self[0]) if len(self) else []
+    def file(self, index: int) -> Path:
+        """The file that a row is in."""
+        raise NotImplementedError
 
     def __getitem__(self, index: Any) -> Any:
         if isinstance(index, slice):
@@ -56,6 +56,9 @@ class JsonTable(Table):
 
     def where(self, index: int) -> str:
         return f"{self.path}: row {index}"
+
+    def file(self, index: int) -> Path:
+        return self.path
 
     def row(self, index: int) -> Mapping[str, Any]:
         if self._map is None:
@@ -143,9 +146,12 @@ class ParquetTable(Table):
         return self._ends[-1] if self._ends else 0
 
     def where(self, index: int) -> str:
-        number, group = self._names[bisect_right(self._ends, index)]
+        number, _ = self._names[bisect_right(self._ends, index)]
         first = next(f for f, (n, _) in zip(self._firsts, self._names, strict=True) if n == number)
         return f"{self.paths[number]}: row {index - first}"
+
+    def file(self, index: int) -> Path:
+        return self.paths[self._names[bisect_right(self._ends, index)][0]]
 
     def row(self, index: int) -> Mapping[str, Any]:
         place = bisect_right(self._ends, index)
@@ -180,6 +186,10 @@ class Joined(Table):
         table, place = self._place(index)
         return table.where(place)
 
+    def file(self, index: int) -> Path:
+        table, place = self._place(index)
+        return table.file(place)
+
     def row(self, index: int) -> Mapping[str, Any]:
         table, place = self._place(index)
         return table.row(place)
@@ -205,7 +215,7 @@ def open_table(paths: Sequence[Path]) -> Table:
 
 
 def column(table: Table, index: int, row: Mapping[str, Any], name: str, kind: type | tuple[type, ...] = str) -> Any:
-    """A row's value of a column. Raises `CheckError`, which names file, row and column, where it isn't there or of another type."""
+    """A row's value of a column. Raises `CheckError`, with file, row and column, where it isn't there or of another type."""
     if name not in row:
         raise CheckError(f"{table.where(index)}: has no column '{name}'; it has: {', '.join(map(str, row)) or 'none'}")
     value = row[name]

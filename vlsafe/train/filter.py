@@ -1,7 +1,8 @@
 """Filtered adaptation: a judge reads every row before training, and what it finds harmful is replaced by further rows.
 
 As many rows are trained on as without a filter. A row that the judge can't tell is not kept as safe: it is removed as well, and
-counted apart. A row is known by its id, `purpose/index`: its place in the seeded source, which no filter moves.
+counted apart. A row is known by its data set's own id, or by `purpose/index`: its place in the seeded source, which no filter
+moves.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from collections.abc import Sequence
 from typing import Any, Literal
 
 from vlsafe import registry
+from vlsafe.data.mix import joined_facts, most_broken
 from vlsafe.data.rows import SupervisedRow, TrainingData
 from vlsafe.errors import CheckError, ConfigError
 from vlsafe.eval.base import Judge
@@ -45,7 +47,8 @@ class Kept(Sequence[SupervisedRow]):
     """The rows of `rows` at the places `kept`; a row is fetched when it is asked for. `facts` go into the manifest."""
 
     def __init__(self, rows: Sequence[SupervisedRow], kept: Sequence[int], facts: dict[str, Any]) -> None:
-        self._rows, self._kept, self.facts = rows, kept, facts
+        self._rows, self._kept = rows, kept
+        self.facts, self.most_broken = {**joined_facts([rows]), **facts}, most_broken([rows])
 
     def __len__(self) -> int:
         return len(self._kept)
@@ -123,6 +126,11 @@ def read(judge: Judge, rows: Sequence[SupervisedRow], name: str) -> list[bool | 
     return verdicts
 
 
+def known_as(row: SupervisedRow, place: str) -> str:
+    """`source/id` where the data set has ids of its own, else the place in the seeded source."""
+    return f"{row['source']}/{row['id']}" if "id" in row else place
+
+
 def facts(
     judge: Judge, purpose: str, rows: Sequence[SupervisedRow], verdicts: Sequence[bool | None]
 ) -> dict[str, dict[str, Any]]:
@@ -139,6 +147,6 @@ def facts(
             "rows_removed": len(removed),
             "harmful_by_source": by_source(True),
             "unclear_by_source": by_source(None),
-            "removed_ids": [f"{purpose}/{place}" for place in removed[:LISTED_IDS]],
+            "removed_ids": [known_as(rows[place], f"{purpose}/{place}") for place in removed[:LISTED_IDS]],
         }
     }

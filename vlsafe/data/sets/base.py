@@ -6,8 +6,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
-from vlsafe.data.pictures import Album
-from vlsafe.data.rows import Message, Purpose
+from vlsafe.data.pictures import Album, Picture, inside
+from vlsafe.data.rows import Message, Part, Purpose
+from vlsafe.data.tables import Table
 from vlsafe.errors import CheckError
 from vlsafe.registry import Component
 from vlsafe.sources import DataSource
@@ -26,8 +27,8 @@ class Dataset(Component):
     source: DataSource
 
     def rows(self, purpose: Purpose) -> Sequence[Any]:
-        """Every row for a purpose that it serves, in the data set's own order: `SupervisedRow` or `PreferenceRow`, with the data
-        set's own `id`. Rows are made when they are asked for.
+        """Every row for a purpose that it serves, in the data set's own order: `SupervisedRow` or `PreferenceRow`, with the
+        data set's own `id`. Rows are made when they are asked for.
 
         Raises `SourceError` where the data set isn't there, `CheckError` where it isn't what it should be.
         """
@@ -51,7 +52,8 @@ class Rows(Sequence[Any]):
 
 def user(text: str, pictures: int = 0) -> Message:
     """A question, its pictures first."""
-    return {"role": "user", "content": [*({"type": "image"} for _ in range(pictures)), {"type": "text", "text": text}]}  # type: ignore[list-item]
+    shown: list[Part] = [{"type": "image"}] * pictures
+    return {"role": "user", "content": [*shown, {"type": "text", "text": text}]}
 
 
 def assistant(text: str) -> Message:
@@ -76,6 +78,22 @@ def files_of(folder: Path, pattern: str, source: DataSource) -> list[Path]:
     if not paths:
         raise CheckError(f"{source.where()}: has no {pattern}: is it the data set that its setting says?")
     return paths
+
+
+def picture_of(value: Any, table: Table, index: int, name: str, told: str) -> Picture:
+    """A column's picture: a path relative to its file, bytes, or both as Parquet keeps them. `told` is what messages call it.
+
+    None is a picture that is missing. Raises `CheckError` for a path that climbs out of the file's folder."""
+    where = f"{table.where(index)}: column '{name}'"
+    if isinstance(value, dict):
+        content, path = value.get("bytes"), value.get("path")
+        value = path if content is None else content
+        told = str(path or told)
+    if value is None or isinstance(value, bytes):
+        return Picture(told, data=value or b"")
+    if not isinstance(value, str):
+        raise CheckError(f"{where} must be a path or bytes, not {type(value).__name__}")
+    return Picture(value, inside(table.file(index).parent, value, where))
 
 
 def album_of(folder: Path, name: str = "images") -> Album:

@@ -1,8 +1,8 @@
 """LLaVA's form of a conversation: `{"id", "image", "conversations": [{"from": "human" or "gpt", "value": text}, ...]}`.
 
-As its own reader does (haotian-liu/LLaVA, llava/train/train.py): what comes before the first human turn is skipped, `<image>` may
-stand anywhere in a turn and is shown before the turn's text, and a row without `image` is text. Turns after the last answer have
-nothing to learn from and are left out.
+As its own reader does (haotian-liu/LLaVA, llava/train/train.py): what comes before the first human turn is skipped,
+`<image>` may stand anywhere in a turn and is shown before the turn's text, and a row without `image` is text. Turns after
+the last answer have nothing to learn from and are left out.
 """
 
 from __future__ import annotations

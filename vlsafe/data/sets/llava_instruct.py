@@ -1,11 +1,12 @@
 """LLaVA-Instruct, the mixture of 665K instructions that LLaVA-1.5's second stage learns from.
 
-Source: https://huggingface.co/datasets/liuhaotian/LLaVA-Instruct-150K, `llava_v1_5_mix665k.json` (1.03 GB, 665,298 rows), Liu et
-al., arXiv 2310.03744. Licence: CC-BY-4.0 by its card, which also asks to abide by OpenAI's terms, since GPT-4 wrote the answers. No
-gate. Columns, verified in haotian-liu/LLaVA's reader: `id`, `image` (missing in text rows), `conversations`.
+Source: https://huggingface.co/datasets/liuhaotian/LLaVA-Instruct-150K, `llava_v1_5_mix665k.json` (1.03 GB, 665,298 rows),
+Liu et al., arXiv 2310.03744. Licence: CC-BY-4.0 by its card, which also asks to abide by OpenAI's terms, since GPT-4 wrote
+the answers. No gate. Columns, verified in haotian-liu/LLaVA's reader: `id`, `image` (missing in text rows),
+`conversations`.
 
-The pictures are not on the hub: COCO train2017, GQA, OCR-VQA, TextVQA and Visual Genome are downloaded from their own sites (LLaVA's
-README, "Visual instruction tuning") into one folder, which `images` names:
+The pictures are not on the hub: COCO train2017, GQA, OCR-VQA, TextVQA and Visual Genome are downloaded from their own sites
+(LLaVA's README, "Visual instruction tuning") into one folder, which `images` names:
 
     coco/train2017  gqa/images  ocr_vqa/images  textvqa/train_images  vg/VG_100K  vg/VG_100K_2
 """
@@ -25,6 +26,7 @@ from vlsafe.errors import CheckError
 from vlsafe.registry import register
 from vlsafe.sources import DataSource
 
+HUB = DataSource("liuhaotian/LLaVA-Instruct-150K", "9d451dc7629cfe0469f6ae4432b765cd603d5fcb")
 FILE = "llava_v1_5_mix665k.json"
 PARTS = ("coco", "gqa", "ocr_vqa", "textvqa", "vg")
 
@@ -36,7 +38,7 @@ class LlavaInstruct(Dataset):
     licence: ClassVar[str] = "CC-BY-4.0, and OpenAI's terms for what GPT-4 wrote"
     page: ClassVar[str] = "https://huggingface.co/datasets/liuhaotian/LLaVA-Instruct-150K"
 
-    source: DataSource = DataSource("liuhaotian/LLaVA-Instruct-150K")
+    source: DataSource = HUB
     images: DataSource | None = None  # the folder with coco, gqa, ocr_vqa, textvqa and vg below it; null: beside the JSON
     file: str = FILE
 

@@ -1,11 +1,11 @@
 """LLaVA-Pretrain: 558K pictures of LAION, CC and SBU with BLIP's captions, which the projector learns from.
 
-Source: https://huggingface.co/datasets/liuhaotian/LLaVA-Pretrain (`blip_laion_cc_sbu_558k.json`, 181 MB, and `images.zip`, 27.4 GB),
-Liu et al., arXiv 2304.08485. Licence: "other" by its card: the pictures stay under the terms of CC-3M, LAION and SBU. No gate.
-Columns, as for LLaVA-Instruct: `id`, `image`, `conversations` with one question and one answer each.
+Source: https://huggingface.co/datasets/liuhaotian/LLaVA-Pretrain (`blip_laion_cc_sbu_558k.json`, 181 MB, and `images.zip`,
+27.4 GB), Liu et al., arXiv 2304.08485. Licence: "other" by its card: the pictures stay under the terms of CC-3M, LAION and
+SBU. No gate. Columns, as for LLaVA-Instruct: `id`, `image`, `conversations` with one question and one answer each.
 
-Pictures are read from `images.zip` as it is, or from the folder `images` beside it where it has been unpacked, which is quicker.
-(Whether names in the zip begin with `images/` could not be looked up: both are found.)
+Pictures are read from `images.zip` as it is, or from the folder `images` beside it where it has been unpacked, which is
+quicker. (Whether names in the zip begin with `images/` could not be looked up: both are found.)
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from vlsafe.data.tables import open_table
 from vlsafe.registry import register
 from vlsafe.sources import DataSource
 
+HUB = DataSource("liuhaotian/LLaVA-Pretrain")
 FILE = "blip_laion_cc_sbu_558k.json"
 
 
@@ -31,7 +32,7 @@ class LlavaPretrain(Dataset):
     licence: ClassVar[str] = "other: the terms of CC-3M, LAION and SBU"
     page: ClassVar[str] = "https://huggingface.co/datasets/liuhaotian/LLaVA-Pretrain"
 
-    source: DataSource = DataSource("liuhaotian/LLaVA-Pretrain")
+    source: DataSource = HUB
     file: str = FILE
 
     def rows(self, purpose: Purpose) -> Sequence[Any]:
