@@ -158,7 +158,10 @@ def test_its_stage_is_given_a_gpu_and_comes_after_all_answers(grid: Any) -> None
         if stage.kind == "judge"
     }
     assert gpus == {"keyword": 0, "llama_guard": 1}
-    tasks = [[plan.stages[id].kind for id in group] for group in group_stages(plan, plan.stages)]
-    evaluations = [task for task in tasks if "judge" in task]
-    assert evaluations
-    assert all(task == ["generate"] * 2 + ["judge"] * 4 for task in evaluations)
+    judges = [
+        [stage.settings["judge"]["name"] for id in group if (stage := plan.stages[id]).kind == "judge"]
+        for group in group_stages(plan, plan.stages)
+    ]
+    assert [names for names in judges if names] == [["keyword", "keyword", "llama_guard", "llama_guard"]] * len(
+        {stage.parents["model"] for stage in plan.stages.values() if stage.kind == "generate"}
+    )
