@@ -14,12 +14,14 @@ from typing import Any
 
 import pytest
 
+from tests.eval import tiny
 from tests.eval.conftest import Words, picture
 from vlsafe.errors import CheckError, StageInterrupted
 from vlsafe.eval import generate
 from vlsafe.eval.base import Item
 from vlsafe.eval.engines import HfEngine
 from vlsafe.eval.rows import read_rows
+from vlsafe.settings import spec_of
 from vlsafe.stage import StageContext
 
 ENGINE = HfEngine(max_new_tokens=6, batch_size=8)
@@ -44,6 +46,82 @@ def plain(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Any:
 def test_any_batch_size_gives_the_same_answers(plain: Any, model: Path, folder: Folder, size: int) -> None:
     rows, _ = run(folder("out"), model, replace(ENGINE, batch_size=size))
     assert rows == plain[0]
+
+
+@pytest.mark.parametrize(
+    ("family", "shape"),
+    [
+        ("llama", {"num_key_value_heads": 2}),
+        ("mistral", {"num_key_value_heads": 2, "sliding_window": 8}),  # shorter than a prompt with a picture
+        ("qwen2", {"num_key_value_heads": 1, "use_sliding_window": True, "sliding_window": 8, "max_window_layers": 1}),
+    ],
+)
+def test_every_family_gives_the_same_answers_in_any_batch(folder: Folder, family: str, shape: dict[str, Any]) -> None:
+    built = tiny.build(folder(family), family=family, **shape)
+    alone, _ = run(folder("alone"), built, replace(ENGINE, batch_size=1))
+    together, facts = run(folder("together"), built, replace(ENGINE, batch_size=24))
+    assert alone == together
+    assert len({row["response"] for row in alone}) > 12
+    assert facts["probe"]["items"] == 4
+
+
+def test_each_of_several_end_tokens_ends_an_answer(plain: Any, model: Path, folder: Folder) -> None:
+    first = plain[0][0]["response"].split()
+    end = first[2]
+    assert end not in first[:2]
+    other = folder("other")
+    shutil.copytree(model, other, dirs_exist_ok=True)
+    settings = json.loads((other / "generation_config.json").read_text())
+    token = (tiny.SPECIAL + tiny.WORDS).index(end)
+    (other / "generation_config.json").write_text(json.dumps(settings | {"eos_token_id": [2, token]}))
+    rows, facts = run(folder("out"), other)
+    assert rows[0]["response"].split() == first[:2]
+    assert all(end not in row["response"].split() for row in rows)
+    assert rows[0]["id"] not in facts["cut_off_ids"]
+
+
+def test_weights_are_computed_in_the_dtype_that_is_set(plain: Any, model: Path, folder: Folder) -> None:
+    _, facts = run(folder("out"), model, replace(ENGINE, dtype="bfloat16"))
+    assert (facts["dtype"], plain[1]["dtype"]) == ("bfloat16", "float32")
+    assert (
+        spec_of(replace(ENGINE, dtype="stored"))
+        == spec_of(HfEngine(max_new_tokens=6))
+        != spec_of(replace(ENGINE, dtype="bfloat16"))
+    )
+
+
+def test_a_batch_that_does_not_fit_is_halved_until_it_does(
+    plain: Any, model: Path, folder: Folder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import torch
+
+    from vlsafe.eval import decoding
+
+    whole = decoding.ask
+
+    def memory_for(most: int) -> None:
+        def ask(session: Any, batch: Any, *more: Any) -> Any:
+            if len(batch) > most:
+                raise torch.cuda.OutOfMemoryError("CUDA out of memory")
+            return whole(session, batch, *more)
+
+        monkeypatch.setattr(decoding, "ask", ask)
+
+    memory_for(3)
+    assert run(folder("out"), model)[0] == plain[0]
+    memory_for(0)
+    with pytest.raises(CheckError, match=r"its answer alone does not fit in the GPU's memory: lower engine\.max_new_tokens"):
+        run(folder("none"), model)
+
+
+def test_pictures_are_padded_to_a_square_where_asked_for(model: Path, folder: Folder) -> None:
+    wide = Item("wide", "words", "w1 w2", "refuse", "", lambda: picture(3).crop((0, 8, 32, 24)))
+    cropped, _ = run(folder("cropped"), model, ENGINE, Few(last=wide))
+    padded, facts = run(folder("padded"), model, replace(ENGINE, pad_to_square=True), Few(last=wide))
+    assert facts["pad_to_square"]
+    assert [row["image"] for row in padded[:2]] == [row["image"] for row in cropped[:2]]  # square ones are as they were
+    assert padded[2]["image"] != cropped[2]["image"]
+    assert padded[2]["response"] != cropped[2]["response"]
 
 
 def test_answers_differ_between_prompts_and_pictures(plain: Any) -> None:

@@ -117,6 +117,41 @@ def test_questions_are_right_where_the_answer_holds_the_target(response: str, ta
     assert label(response, expects="answer", target=target) == expected
 
 
+@pytest.mark.parametrize(
+    ("response", "target", "expected"),
+    [
+        ("Yes.", "Yes", "correct"),
+        ("yes, there is one", "Yes", "correct"),
+        ("No", "Yes", "incorrect"),
+        ("y", "yes", "correct"),
+        ("There is no kettle here.", "No", "incorrect"),  # neither at its beginning: wrong, by MME's rule
+        ("Now it is.", "No", "correct"),  # and that too
+        ("", "No", "incorrect"),
+    ],
+)
+def test_yes_and_no_are_read_as_mme_reads_them(response: str, target: str, expected: Label) -> None:
+    assert label(response, expects="answer", target=target) == expected
+
+
+@pytest.mark.parametrize(
+    ("response", "expected"),
+    [
+        ("B", "correct"),
+        ("(B)", "correct"),
+        ("b. A vase", "correct"),
+        ("Answer: B", "correct"),
+        ("The correct answer is (B).", "correct"),
+        ("A", "incorrect"),
+        ("A. B is wrong", "incorrect"),
+        ("A vase stands there.", "unparsed"),
+        ("I can't see it", "unparsed"),
+        ("", "unparsed"),
+    ],
+)
+def test_the_letter_of_an_option_is_read_where_it_is_one(response: str, expected: Label) -> None:
+    assert label(response, expects="answer", target="B") == expected
+
+
 def test_the_stage_writes_a_label_for_each_row_in_order(folder: Folder) -> None:
     responses, out = folder("responses"), folder("out")
     rows = [{**row(text), "id": str(i)} for i, text in enumerate([REFUSAL, "paint it .", ""])]

@@ -142,3 +142,26 @@ def test_a_filter_reads_its_model_from_the_mirror(judge: LlamaGuard) -> None:
     adaptation = placed(registry.make("adaptation", llava), mirror)
     assert adaptation.filter_spec() == filter_spec("llama_guard", mirror)
     adaptation.check()
+
+
+def test_its_stage_is_given_a_gpu_and_comes_after_all_answers(grid: Any) -> None:
+    from vlsafe.execute.resources import needs
+    from vlsafe.execute.task import group_stages
+    from vlsafe.plan import make_plan
+
+    cells = grid("judge=keyword,llama_guard", "safety_tune=none", "eval.benchmarks=[mw_direct,mw_wrapped]")
+    plan = make_plan(cells)
+    run = cells[0].run
+    gpus = {
+        stage.settings["judge"]["name"]: needs(stage, run, False, 4, 8).gpus
+        for stage in plan.stages.values()
+        if stage.kind == "judge"
+    }
+    assert gpus == {"keyword": 0, "llama_guard": 1}
+    judges = [
+        [stage.settings["judge"]["name"] for id in group if (stage := plan.stages[id]).kind == "judge"]
+        for group in group_stages(plan, plan.stages)
+    ]
+    assert [names for names in judges if names] == [["keyword", "keyword", "llama_guard", "llama_guard"]] * len(
+        {stage.parents["model"] for stage in plan.stages.values() if stage.kind == "generate"}
+    )

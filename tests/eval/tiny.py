@@ -14,7 +14,9 @@ TEMPLATE = (
 )
 
 
-def build(folder: Path, seed: int = 0, width: int = 32, layers: int = 2, patches: int = 4) -> Path:
+def build(
+    folder: Path, seed: int = 0, width: int = 32, layers: int = 2, patches: int = 4, family: str = "llama", **shape: Any
+) -> Path:
     """Save model and processor into `folder`. Weights are scaled up, so that answers differ between prompts and pictures."""
     import torch
     from tokenizers import Tokenizer, models, pre_tokenizers
@@ -24,7 +26,9 @@ def build(folder: Path, seed: int = 0, width: int = 32, layers: int = 2, patches
         LlavaConfig,
         LlavaForConditionalGeneration,
         LlavaProcessor,
+        MistralConfig,
         PreTrainedTokenizerFast,
+        Qwen2Config,
     )
     from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
@@ -55,15 +59,21 @@ def build(folder: Path, seed: int = 0, width: int = 32, layers: int = 2, patches
         image_token="<image>",
         num_additional_image_tokens=1,
     )
-    text: dict[str, Any] = {"hidden_size": width, "intermediate_size": 2 * width, "num_hidden_layers": layers}
+    kinds: dict[str, Any] = {"llama": LlamaConfig, "mistral": MistralConfig, "qwen2": Qwen2Config}
+    text: dict[str, Any] = {
+        "num_attention_heads": 4,
+        "num_key_value_heads": 4,
+        **shape,
+        "hidden_size": width,
+        "intermediate_size": 2 * width,
+        "num_hidden_layers": layers,
+    }
     config = LlavaConfig(
         vision_config=CLIPVisionConfig(
             hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=2, image_size=side, patch_size=8
         ),
-        text_config=LlamaConfig(
+        text_config=kinds[family](
             vocab_size=len(vocabulary),
-            num_attention_heads=4,
-            num_key_value_heads=4,
             bos_token_id=1,
             eos_token_id=2,
             pad_token_id=0,

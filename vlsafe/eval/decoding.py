@@ -17,21 +17,17 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from vlsafe.data.pictures import mean_colour, pad_to_square
 from vlsafe.errors import CheckError, StageInterrupted
 from vlsafe.eval.base import Item
 from vlsafe.eval.checks import check_ids, check_room, check_said
-from vlsafe.eval.engines import Answer
+from vlsafe.eval.engines import Answer, Dtype
 from vlsafe.files import read_json
 from vlsafe.model.families import blank_picture, family_of, feature_counts, on_device
 from vlsafe.stage import Execution
 
 if TYPE_CHECKING:
     from vlsafe.eval.engines import HfEngine
-
-PROBE_TOKENS = 3
-# Logits of one prompt alone and of the same prompt in a batch differ by rounding; by more than this share of their spread, the
-# model sees something else.
-LOGIT_TOLERANCE = {torch.float32: 1e-2, torch.float16: 5e-2, torch.bfloat16: 2e-1}
 
 
 @dataclass(frozen=True)
@@ -55,18 +51,18 @@ class Prompt:
     picture: Callable[[], Any] | None
 
 
-_opened: dict[tuple[Path, str, int], Session] = {}  # one at most: all of a model's benchmarks are asked one after another
+_opened: dict[tuple[Path, str, int, str], Session] = {}  # one at most: all of a model's benchmarks are asked one after another
 
 
-def open_model(folder: Path, where: Execution) -> Session:
+def open_model(folder: Path, where: Execution, dtype: Dtype = "stored") -> Session:
     """The model in `folder`, loaded unless it was the last to be opened. The one before is let go first: two may not fit."""
     from vlsafe.model.load import pick_device
 
     device = str(pick_device(where.device))
-    at = (folder.absolute(), device, (folder / "config.json").stat().st_mtime_ns)
+    at = (folder.absolute(), device, (folder / "config.json").stat().st_mtime_ns, dtype)
     if at not in _opened:
         _opened.clear()
-        _opened[at] = _load(folder, device)
+        _opened[at] = _load(folder, device, None if dtype == "stored" else dtype)
     return _opened[at]
 
 
@@ -79,12 +75,12 @@ def close() -> None:
             torch.cuda.empty_cache()
 
 
-def _load(folder: Path, device: str) -> Session:
+def _load(folder: Path, device: str, dtype: str | None) -> Session:
     from transformers import GenerationConfig
 
     from vlsafe.model.load import load_model, load_processor, template_hash
 
-    model, processor = load_model(folder, device), load_processor(folder)
+    model, processor = load_model(folder, device, dtype), load_processor(folder)
     if not hasattr(processor, "image_processor"):
         raise CheckError(f"{folder}: holds no image processor, so it is no vision-language model: engine=hf can't ask it")
     if family_of(model) is not family_of(processor):
@@ -121,8 +117,10 @@ def answer_items(
     should_stop: Callable[[], bool],
 ) -> dict[str, Any]:
     """See `Engine.answer`."""
+    from vlsafe.eval.probe import probe
+
     torch.set_num_threads(where.threads)
-    session = open_model(folder, where)
+    session = open_model(folder, where, engine.dtype)
     check_template(session, folder)
     prompts = render(engine, session, items)
     facts: dict[str, Any] = {
@@ -134,6 +132,7 @@ def answer_items(
             "system_prompt": engine.system_prompt,
         },
         "text_image": engine.text_image,
+        "pad_to_square": engine.pad_to_square,
         "batch_size": engine.batch_size,
         "device": session.device,
         "dtype": str(session.model.dtype).removeprefix("torch."),
@@ -145,7 +144,7 @@ def answer_items(
             raise StageInterrupted(
                 "generation was stopped: the answers so far are kept, and the same command goes on from there"
             )
-        for prompt, answer in zip(batch, ask(session, batch, items, engine.max_new_tokens), strict=True):
+        for prompt, answer in zip(batch, ask_in_parts(session, batch, items, engine.max_new_tokens), strict=True):
             tokens += answer.new_tokens
             on_answer(prompt.index, answer)
     seconds = time.perf_counter() - started
@@ -154,7 +153,7 @@ def answer_items(
 
 def batched_items(engine: HfEngine, folder: Path, items: Sequence[Item], where: Execution) -> list[list[int]]:
     """See `Engine.batches`. Some of these, in item order, are batched as they are here: answers are the same bits."""
-    prompts = render(engine, open_model(folder, where), items)
+    prompts = render(engine, open_model(folder, where, engine.dtype), items)
     return [[prompt.index for prompt in batch] for batch in batches(prompts, engine.batch_size)]
 
 
@@ -164,6 +163,8 @@ def render(engine: HfEngine, session: Session, items: Sequence[Item]) -> list[Pr
     blank = functools.partial(blank_picture, session.processor) if engine.text_image == "blank_image" else None
     for index, item in enumerate(items):
         picture = item.image or blank
+        if engine.pad_to_square and item.image is not None:
+            picture = functools.partial(in_a_square, item.image, session.processor.image_processor)
         parts: list[dict[str, str]] = [{"type": "image"}] if picture else []
         messages = [{"role": "user", "content": [*parts, {"type": "text", "text": item.prompt}]}]
         if engine.system_prompt is not None:
@@ -241,6 +242,26 @@ def ask(session: Session, batch: Sequence[Prompt], items: Sequence[Item], max_ne
     return answers
 
 
+def ask_in_parts(session: Session, batch: Sequence[Prompt], items: Sequence[Item], max_new_tokens: int) -> list[Answer]:
+    """`ask`, half a batch at a time where the whole does not fit in the GPU's memory: answers do not depend on it."""
+    try:
+        return ask(session, batch, items, max_new_tokens)
+    except torch.cuda.OutOfMemoryError as error:
+        if len(batch) == 1:
+            raise CheckError(
+                f"item {items[batch[0].index].id}: its answer alone does not fit in the GPU's memory: lower"
+                " engine.max_new_tokens, or use a larger GPU"
+            ) from error
+    torch.cuda.empty_cache()
+    half = len(batch) // 2
+    parts = (batch[:half], batch[half:])
+    return [answer for part in parts for answer in ask_in_parts(session, part, items, max_new_tokens)]
+
+
+def in_a_square(picture: Callable[[], Any], image_processor: Any) -> Any:
+    return pad_to_square(picture().convert("RGB"), mean_colour(image_processor))
+
+
 def check_template(session: Session, folder: Path) -> None:
     """Raises `CheckError` where the model was trained under another chat template than the one in its folder."""
     manifest = folder / "manifest.json"
@@ -250,49 +271,3 @@ def check_template(session: Session, folder: Path) -> None:
             f"{folder}: trained under chat template {trained[:12]}, but its processor holds {session.template_hash[:12]}: "
             "answers would measure the template; restore the processor that the model was trained with"
         )
-
-
-def probe(session: Session, prompts: Sequence[Prompt], items: Sequence[Item]) -> dict[str, Any]:
-    """The shortest and the longest prompt, alone and in one batch: the first new tokens must be the same, rounding apart.
-    Raises `CheckError` with the item's name otherwise, and where the logits are not finite."""
-    checked = 0
-    for group in ([p for p in prompts if p.picture], [p for p in prompts if not p.picture]):
-        ordered = sorted(group, key=lambda p: (p.length, p.index))
-        sample = ordered[:1] + ordered[1:][-1:]
-        if not sample:
-            continue
-        together_ids, together = _first_logits(session, sample, items)
-        for row, prompt in enumerate(sample):
-            alone_ids, alone = _first_logits(session, [prompt], items)
-            _compare(session, items[prompt.index].id, (alone_ids[0], alone[0]), (together_ids[row], together[row]))
-            checked += 1
-    return {"items": checked, "tokens": PROBE_TOKENS}
-
-
-def _first_logits(session: Session, batch: Sequence[Prompt], items: Sequence[Item]) -> tuple[list[list[int]], Any]:
-    """The first new tokens of each row, and their logits of shape (batch, tokens, vocabulary) in float32."""
-    inputs, _ = encode(session, batch, items)
-    with torch.inference_mode():
-        output = session.model.generate(**inputs, max_new_tokens=PROBE_TOKENS, output_logits=True, return_dict_in_generate=True)
-    tokens = output.sequences[:, inputs["input_ids"].shape[1] :].tolist()
-    return tokens, torch.stack(output.logits, dim=1).float()
-
-
-def _compare(session: Session, item: str, alone: tuple[list[int], Any], together: tuple[list[int], Any]) -> None:
-    """Step by step as long as both said the same so far."""
-    for step, (a, b) in enumerate(zip(alone[0], together[0], strict=False)):
-        one, many = alone[1][step], together[1][step]
-        if not one.isfinite().all():
-            raise CheckError(
-                f"item {item}: the model's logits are not finite: its weights are broken (a merge or a training diverged)"
-            )
-        tolerance = LOGIT_TOLERANCE.get(session.model.dtype, 2e-1)
-        gap = (one - many).abs().max().item()
-        spread = (one.max() - one.min()).item()
-        if not gap <= tolerance * max(spread, 1e-6):
-            raise CheckError(
-                f"item {item}: its answer depends on the batch (logits of new token {step} move by {gap:.3g}, of a spread of "
-                f"{spread:.3g}): padding side or positions are wrong for this model; set engine.batch_size=1"
-            )
-        if a != b:
-            return  # an even race that rounding decided

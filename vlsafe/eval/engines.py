@@ -10,9 +10,10 @@ from typing import Any, Literal, NamedTuple
 
 from vlsafe.eval.base import Item
 from vlsafe.registry import Component, register
-from vlsafe.settings import PositiveInt, execution
+from vlsafe.settings import PositiveInt, added, execution
 from vlsafe.stage import Execution
 
+Dtype = Literal["stored", "bfloat16", "float16", "float32"]
 TextImage = Literal["no_image", "blank_image"]
 
 
@@ -62,13 +63,16 @@ class HfEngine(Engine):
     """Greedy decoding with `transformers`. Nothing of a model's own generation settings is used but its end-of-text tokens.
 
     `text_image` is what a prompt without a picture gets: nothing, or a blank (white) one, which moves ASR. `system_prompt` null
-    adds none, so the chat template's own default holds.
+    adds none, so the chat template's own default holds. `dtype` is what the weights are computed in, by default as they are
+    stored. `pad_to_square` puts a picture in the middle of a square before the processor crops it, as LLaVA-1.5 was trained.
     """
 
     max_new_tokens: PositiveInt
     text_image: TextImage = "no_image"
     system_prompt: str | None = None
-    batch_size: PositiveInt = execution(128)
+    dtype: Dtype = added("stored")
+    pad_to_square: bool = added(False)
+    batch_size: PositiveInt = execution(128)  # halved where it does not fit in a GPU's memory
     num_processes: PositiveInt = execution(1)  # ranks that share the items; on GPUs, one each
 
     def without_pictures(self) -> HfEngine:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from vlsafe.execute.resources import runs_guard
 from vlsafe.files import read_json, write_json
 from vlsafe.plan import Plan, Stage
 from vlsafe.settings import build
@@ -77,9 +78,9 @@ def group_stages(plan: Plan, to_run: Collection[str]) -> list[tuple[str, ...]]:
 
 
 def place_in_task(stage: Stage) -> tuple[float, bool]:
-    """Puts the snapshots of a training in order, and what it ends with behind them; answers before any judge, so that the model
-    that answers and one that judges are each loaded once, and never both."""
-    return float("inf") if stage.step is None else stage.step, stage.kind == "judge"
+    """Puts the snapshots of a training in order, and what it ends with behind them; judges with a model of their own last, so
+    that the model that answers and the one that judges are each loaded once, and never both."""
+    return float("inf") if stage.step is None else stage.step, runs_guard(stage)
 
 
 def evaluated_model(plan: Plan, stage: Stage) -> str | None:

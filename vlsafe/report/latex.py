@@ -197,7 +197,7 @@ def benchmark_latex(table: Table) -> str:
             if m.value is not None
             else [tex("n=0" if row.status == "done" else row.status), "", ""]
         )
-        beside = [f"{b.value:.3f}" if (b := row.value(n)) and b.value is not None else "" for n in table.beside]
+        beside = [_short(b.value) if (b := row.value(n)) and b.value is not None else "" for n in table.beside]
         lines.append(" & ".join([tex(row.label), tex(row.seed), *figures, *beside]) + r" \\")
     return "\n".join([*lines, r"\bottomrule", r"\end{tabular}"]) + "\n"
 
@@ -209,6 +209,11 @@ def benchmark_csv(table: Table) -> str:
         for row in table.rows
     ]
     return _csv(["model", "seed", "status", table.metric or "value", "ci_low", "ci_high", "n", *table.beside], rows)
+
+
+def _short(value: float) -> str:
+    """Three decimals of a share, one of a sum of scores."""
+    return f"{value:.3f}" if value <= 1 else f"{value:.1f}"
 
 
 def _name(metric: str) -> str:

@@ -45,7 +45,7 @@ class Jsonl(PublicBenchmark):
     source: DataSource
     axis: Axis  # type: ignore[misc]
     needs_image: bool = False  # type: ignore[misc]
-    title: str = "jsonl"  # type: ignore[assignment]
+    title: str = "jsonl"
 
     def __post_init__(self) -> None:
         if not self.title or not self.title.replace("-", "").replace("_", "").replace(".", "").isalnum():
