@@ -39,10 +39,8 @@ def tensors(folder: Path) -> dict[str, torch.Tensor]:
     return {name: checkpoint.read(stored) for name, stored in canonical_names(checkpoint.tensors).items()}
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", [name for name in METHODS if name != "none"])
 def test_every_method_merges_the_language_model_and_copies_the_rest(models: dict[str, Path], merge: Merge, method: str) -> None:
-    if method == "none":
-        pytest.skip("merges nothing")
     merged = merge(METHODS[method](), models["one"], models["two"], base=models["base"], carrier=models["one"])
     got, one = tensors(merged.out), tensors(models["one"])
     assert got.keys() == one.keys()

@@ -103,6 +103,10 @@ def _random(build: Callable[[], Any], seed: int) -> Any:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = build().eval()
+        with torch.no_grad():  # biases and norms, which start as zeros and ones, differ too
+            for parameter in model.parameters():
+                if parameter.dim() == 1:
+                    parameter += 0.1 * torch.randn(parameter.shape)
     ends = [_id("<|im_end|>"), _id("<|endoftext|>")]
     model.generation_config.update(
         bos_token_id=ends[1], eos_token_id=ends, pad_token_id=ends[1], do_sample=True, repetition_penalty=1.05
