@@ -108,5 +108,7 @@ def test_a_processor_of_another_family_stops_the_stage(model: Path, folder: Fold
     shutil.copytree(llava, other, dirs_exist_ok=True)
     for name in ("config.json", "generation_config.json", "model.safetensors"):
         shutil.copyfile(model / name, other / name)
-    with pytest.raises(CheckError, match=r"Qwen2_5_VLForConditionalGeneration and a LlavaProcessor: they don't belong together"):
+    with pytest.raises(
+        CheckError, match=r"Qwen2_5_VLForConditionalGeneration and a LlavaProcessor: they don't belong together"
+    ):
         run(folder("out"), other)

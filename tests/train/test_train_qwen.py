@@ -173,7 +173,9 @@ def test_a_processor_that_is_not_the_towers_is_refused(parent: Path, tmp_path: P
     def merge_more(model: Any, processor: Any) -> None:
         processor.image_processor.merge_size = 1
 
-    with pytest.raises(CheckError, match=r"row \d has 4 image tokens, but the model makes 1 features .* 28 × 28 pixels.*merge_size"):
+    with pytest.raises(
+        CheckError, match=r"row \d has 4 image tokens, but the model makes 1 features .* 28 × 28 pixels.*merge_size"
+    ):
         run(merge_more)
 
     def other_token(model: Any, processor: Any) -> None:
@@ -186,7 +188,7 @@ def test_a_processor_that_is_not_the_towers_is_refused(parent: Path, tmp_path: P
 def test_an_answer_that_spells_out_the_image_token_is_refused(parent: Path, tmp_path: Path) -> None:
     rows = train_qwen.supervised(4, seed=1)
     rows[2]["completion"][0]["content"][0]["text"] += " <|image_pad|>"
-    with pytest.raises(CheckError, match="row 2 has . image tokens, and its . pictures need .*spell out the image token"):
+    with pytest.raises(CheckError, match=r"row 2 has . image tokens, and its . pictures need .*spell out the image token"):
         train(parent, tmp_path, [Phase("one", "sft", lambda: rows, SETTING, PARTS, 3)])
 
 

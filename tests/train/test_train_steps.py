@@ -67,7 +67,11 @@ def bare_loop(
     trained = [(n, p.requires_grad_(id(p) in chosen)) for n, p in model.named_parameters()]
     trained = [(n, p) for n, p in trained if p.requires_grad]
     groups = [
-        {"params": [p], "weight_decay": 0.0 if "norm" in n or "bias" in n else setting.weight_decay, "peak": rates(n) if rates else setting.learning_rate}
+        {
+            "params": [p],
+            "weight_decay": 0.0 if "norm" in n or "bias" in n else setting.weight_decay,
+            "peak": rates(n) if rates else setting.learning_rate,
+        }
         for n, p in trained
     ]
     optimizer = torch.optim.AdamW(groups)

@@ -77,7 +77,9 @@ def _load(folder: Path, device: str) -> Session:
     if not hasattr(processor, "image_processor"):
         raise CheckError(f"{folder}: holds no image processor, so it is no vision-language model: engine=hf can't ask it")
     if family_of(model) is not family_of(processor):
-        raise CheckError(f"{folder}: holds a {type(model).__name__} and a {type(processor).__name__}: they don't belong together")
+        raise CheckError(
+            f"{folder}: holds a {type(model).__name__} and a {type(processor).__name__}: they don't belong together"
+        )
     tokenizer = processor.tokenizer
     ends = model.generation_config.eos_token_id
     ends = tokenizer.eos_token_id if ends is None else ends

@@ -125,9 +125,7 @@ LLAVA = Family(
         _layout("llava, transformers 5 in memory", _LLAVA_IN_MEMORY),
         _layout("llava, transformers 5 on disk", _LLAVA_SAVED),
         _layout("llava, transformers 4", _LLAVA_SAVED, {"vision_tower.vision_model.": _TOWER}),
-        _layout(
-            "llava, transformers 5.0 to 5.5 in memory", _LLAVA_IN_MEMORY, {"model.vision_tower.vision_model.": _TOWER}
-        ),
+        _layout("llava, transformers 5.0 to 5.5 in memory", _LLAVA_IN_MEMORY, {"model.vision_tower.vision_model.": _TOWER}),
         _layout(
             "llava, liuhaotian",
             PLAIN,

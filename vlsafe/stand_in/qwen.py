@@ -44,8 +44,9 @@ def tokenizer(template: str) -> Any:
     from tokenizers.pre_tokenizers import ByteLevel
     from transformers import AddedToken, Qwen2Tokenizer
 
+    words = [*sorted(ByteLevel.alphabet()), *SPECIAL, *PLAIN_TEXT]
     made = Qwen2Tokenizer(
-        vocab={letter: i for i, letter in enumerate(sorted(ByteLevel.alphabet()))},
+        vocab={word: i for i, word in enumerate(words)},
         merges=[],
         eos_token="<|im_end|>",
         pad_token="<|endoftext|>",
