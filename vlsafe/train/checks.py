@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from vlsafe.data.encode import Encoded, Encoder
+from vlsafe.data.encode import Encoded, Encoder, Example
+from vlsafe.data.pictures import PictureError
 from vlsafe.errors import CheckError
 from vlsafe.model.families import family_of, feature_counts
 
@@ -48,9 +49,9 @@ def check_image_tokens(model: Any, encoder: Encoder, encoded: Encoded, rows: Seq
     if families[0] is not families[1]:
         raise CheckError(f"{where}: the model is of the family {families[0].name}, its processor of {families[1].name}")
     most = 0
-    amounts = [e.image_tokens for e in shown]
-    for row in [shown[i] for i in dict.fromkeys((0, amounts.index(min(amounts)), amounts.index(max(amounts))))]:
-        pictures = rows[row.row]["images"]
+    by_tokens = sorted(shown, key=lambda e: e.image_tokens)
+    tried = [readable(encoder, order, rows) for order in (shown, by_tokens, by_tokens[::-1])]
+    for row, pictures in {row.row: (row, pictures) for row, pictures in tried}.values():
         for picture, features in zip(pictures, feature_counts(model, encoder.seen(pictures)), strict=True):
             tokens = encoder.image_tokens(picture.size)
             if tokens != features:
@@ -69,6 +70,17 @@ def check_image_tokens(model: Any, encoder: Encoder, encoded: Encoded, rows: Seq
                 " nothing may cut into a prompt, and the text of a row must not spell out the image token"
             )
     return most
+
+
+def readable(encoder: Encoder, examples: Sequence[Example], rows: Sequence[Mapping[str, Any]]) -> tuple[Example, list[Any]]:
+    """The first of the examples whose pictures can be decoded, and these."""
+    failed = ""
+    for example in examples:
+        try:
+            return example, encoder.open(rows[example.row]["images"])
+        except PictureError as error:
+            failed = failed or str(error)
+    raise CheckError(f"no picture of the rows can be decoded ({failed})")
 
 
 def check_finite(step: int, loss: float, grad_norm: float, where: str) -> None:

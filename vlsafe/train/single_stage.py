@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from vlsafe.data.mix import Mixed, counts
-from vlsafe.data.rows import TrainingData
+from vlsafe.data.rows import Purpose, TrainingData
 from vlsafe.registry import register
 from vlsafe.settings import Fraction, NonNegativeInt, Seed, added, execution
 from vlsafe.train.adaptation import Adaptation, check_checkpoints, evenly
@@ -32,6 +32,7 @@ class SingleStage(Adaptation):
     checkpoints: NonNegativeInt = execution(0)  # intermediate models kept and evaluated: their keys are their own
     filter: str | None = added(None)  # the judge whose harmful rows are replaced before training
     most_removed: Fraction = execution(0.5)  # a filter that would remove more of the rows stops the stage
+    local: str | None = execution(None)  # set by the run's `local`
 
     @property
     def cost_units(self) -> float:
@@ -40,6 +41,10 @@ class SingleStage(Adaptation):
     def check(self) -> None:
         super().check()
         check_checkpoints(self.checkpoints, self.optimization.steps - 1)
+
+    def purposes(self) -> tuple[Purpose, ...]:
+        asked: dict[Purpose, float] = {"projector": self.pairs, "instruct": 1.0 - self.pairs}
+        return tuple(purpose for purpose, share in asked.items() if share)
 
     @property
     def last_step(self) -> int | None:
@@ -60,8 +65,8 @@ class SingleStage(Adaptation):
         steps = -(-(sum(n.values()) + len(more)) // setting.batch_size)
 
         def rows() -> Sequence[Any]:
-            pairs = read_rows(data, "projector", n["projector"], self.seed, self.filter, self.most_removed)
-            instructions = read_rows(data, "instruct", n["instruct"], self.seed, self.filter, self.most_removed)
+            pairs = read_rows(data, "projector", n["projector"], self.seed, self.filter, self.most_removed, self.local)
+            instructions = read_rows(data, "instruct", n["instruct"], self.seed, self.filter, self.most_removed, self.local)
             return Mixed([pairs, instructions, more], self.seed)
 
         joint = replace(setting, steps=steps)
