@@ -41,7 +41,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     import torch
 
     torch.set_num_threads(1)
-    return write_lvlm(tmp_path_factory.mktemp("qwen"), dtype="float32")
+    return write_lvlm(tmp_path_factory.mktemp("qwen"), dtype="float32", spread=0.5)
 
 
 @pytest.fixture(scope="module")

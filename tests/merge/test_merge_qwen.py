@@ -16,20 +16,22 @@ from vlsafe.model.families import QWEN2_5_VL
 from vlsafe.model.load import load_model, load_processor
 from vlsafe.model.parts import canonical_names, part_of
 from vlsafe.model.weights import open_checkpoint
-from vlsafe.stand_in.qwen import write_llm, write_lvlm
+from vlsafe.stand_in.models import write_llm
+from vlsafe.stand_in.qwen import write_lvlm
 
 Merge = Callable[..., Merged]
 IN_MEMORY, OF_THE_HUB = (layout.name for layout in QWEN2_5_VL.layouts)
 
 
-@pytest.fixture(scope="module", params=[False, True], ids=["7b", "3b-tied"])
+@pytest.fixture(scope="module", params=["qwen2", "qwen2_3b"])
 def models(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    folder, tied = tmp_path_factory.mktemp("models"), request.param
+    folder, llm = tmp_path_factory.mktemp("models"), request.param
+    write_llm(folder / "llm", llm, seed=4)
     return {
-        "base": write_lvlm(folder / "base", IN_MEMORY, tied, seed=1),
-        "one": write_lvlm(folder / "one", OF_THE_HUB, tied, seed=2, shard_bytes=100_000),
-        "two": write_lvlm(folder / "two", IN_MEMORY, tied, seed=3),
-        "llm": write_llm(folder / "llm", tied, seed=4),
+        "base": write_lvlm(folder / "base", IN_MEMORY, llm, seed=1),
+        "one": write_lvlm(folder / "one", OF_THE_HUB, llm, seed=2, shards=3),
+        "two": write_lvlm(folder / "two", IN_MEMORY, llm, seed=3),
+        "llm": folder / "llm",
     }
 
 

@@ -22,7 +22,8 @@ from vlsafe.model.families import (
 from vlsafe.model.load import load_model, load_processor, save_model
 from vlsafe.model.parts import canonical_name, layout_of
 from vlsafe.model.weights import open_checkpoint
-from vlsafe.stand_in.qwen import MODELS, write_lvlm
+from vlsafe.stand_in.models import MODELS
+from vlsafe.stand_in.qwen import write_lvlm
 
 IN_MEMORY, OF_THE_HUB = (layout.name for layout in QWEN2_5_VL.layouts)
 SIZES = ((28, 28), (20, 90), (300, 120), (64, 64))
@@ -34,7 +35,7 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     root = tmp_path_factory.mktemp("families")
     return {
         "llava": tiny.build(root / "llava"),
-        "qwen2.5-vl": write_lvlm(root / "hub", OF_THE_HUB, shard_bytes=100_000),
+        "qwen2.5-vl": write_lvlm(root / "hub", OF_THE_HUB, shards=3),
         "saved": write_lvlm(root / "saved", IN_MEMORY),
     }
 
@@ -73,7 +74,7 @@ def test_both_layouts_are_one_model(folders: dict[str, Path], tmp_path: Path) ->
         assert torch.equal(tensor, saved.state_dict()[name])
         assert torch.equal(tensor, again.state_dict()[name])
     ropes = [model.config.text_config.rope_parameters for model in (hub, saved, again)]
-    assert ropes[0]["mrope_section"] == ropes[1]["mrope_section"] == ropes[2]["mrope_section"] == [2, 3, 3]
+    assert ropes[0]["mrope_section"] == ropes[1]["mrope_section"] == ropes[2]["mrope_section"] == [2, 1, 1]
     tokenizer = load_processor(tmp_path).tokenizer
     special = [tokenizer.convert_tokens_to_ids(f"<|{name}|>") for name in ("im_end", "endoftext", "vision_start")]
     for model in (hub, saved, again):
@@ -90,7 +91,6 @@ def test_a_saved_processor_keeps_its_limits_and_what_others_need(tmp_path: Path)
     (source / "preprocessor_config.json").write_text(json.dumps(settings | {"min_pixels": 1600, "max_pixels": 6400}))
     (source / "video_preprocessor_config.json").write_text(json.dumps({"patch_size": 14, "fps": 3}))
     processor = load_processor(source)
-    assert [processor.tokenizer.convert_tokens_to_ids(t) for t in ("<|endoftext|>", "<|image_pad|>")] == [256, 268]
     first, second = tmp_path / "first", tmp_path / "second"
     processor.save_pretrained(first)
     again = load_processor(first)
@@ -109,10 +109,12 @@ def test_a_saved_processor_keeps_its_limits_and_what_others_need(tmp_path: Path)
 
 def test_stand_ins_are_the_same_bytes_again(tmp_path: Path) -> None:
     for name, write in MODELS.items():
+        if "Qwen2.5-VL" not in name:
+            continue
         for place in ("one", "two"):
             write(tmp_path / place / name)
         files = sorted(p.relative_to(tmp_path / "one") for p in (tmp_path / "one" / name).iterdir())
-        assert len([f for f in files if f.suffix == ".safetensors"]) == (2 if name == "Qwen/Qwen2.5-VL-7B-Instruct" else 1)
+        assert len([f for f in files if f.suffix == ".safetensors"]) == (5 if name == "Qwen/Qwen2.5-VL-7B-Instruct" else 1)
         assert all((tmp_path / "one" / f).read_bytes() == (tmp_path / "two" / f).read_bytes() for f in files)
         model = load_model(tmp_path / "one" / name, "cpu")
         assert (model.lm_head.weight is model.get_input_embeddings().weight) == ("3B" in name)
