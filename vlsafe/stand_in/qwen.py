@@ -79,7 +79,7 @@ def make_lvlm(llm: str, seed: int, spread: float) -> Any:
     own, tokenizer = make_llm(llm).config, tokenizer_of(llm)
     rope = {"rope_type": "default", "rope_theta": own.rope_parameters["rope_theta"]}
     rotated = own.hidden_size // own.num_attention_heads // 2  # of a head, as much for time, rows and columns
-    text = {name: getattr(own, name) for name in TEXT} | {"initializer_range": spread}
+    text = {name: getattr(own, name) for name in TEXT} | {"initializer_range": spread, "bos_token_id": None}
     vision = {
         "depth": 2,
         "hidden_size": 32,
