@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 import train_qwen
+import train_tiny as tiny
 from test_train_steps import PARTS, answer_log_probs, bare_loop, close, train
 
 from vlsafe.data.collate import Collator
@@ -198,6 +199,13 @@ def test_a_prompt_that_was_cut_into_its_image_tokens_is_refused(parent: Path) ->
         CheckError, match=rf"here: row {cut.row} has 3 image tokens, and its 1 pictures need 4: nothing may cut"
     ):
         check_image_tokens(model, encoder, encoded, rows, "here")
+
+
+def test_a_model_of_another_family_is_refused(parent: Path, tmp_path: Path) -> None:
+    other, rows, encoder = load_model(tiny.llava(tmp_path), "cpu"), train_qwen.supervised(4, 1), Encoder(load_processor(parent))
+    other.config.image_token_id = encoder.image_id
+    with pytest.raises(CheckError, match=r"here: the model is of the family llava, its processor of qwen2\.5-vl"):
+        check_image_tokens(other, encoder, encoder.encode(rows), rows, "here")
 
 
 def test_an_answer_that_spells_out_the_image_token_is_refused(parent: Path, tmp_path: Path) -> None:
