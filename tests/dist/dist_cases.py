@@ -1,6 +1,6 @@
 """Trainings of a few steps, to run alone or as a rank: python dist_cases.py FOLDER CASE...   (or under torchrun).
 
-A case is `METHOD[-lora][-accumulate][-bf16][-text]@WAY`, WAY one of none, zero1, zero2, zero3, zero3_offload. It leaves
+A case is `METHOD[-qwen][-lora][-accumulate][-bf16][-text]@WAY`, WAY one of none, zero1, zero2, zero3, zero3_offload. It leaves
 FOLDER/CASE/ with the model and `facts.json`. `-bare` takes away what stands in for an absent picture.
 """
 
@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "train"))
+import train_qwen
 import train_tiny as tiny
 
 from vlsafe.data.mix import Unpaired
@@ -45,6 +46,8 @@ def phases(what: set[str], steps: int = 9) -> list[Phase]:
     # second of two ranks has no picture where the first has some.
     mixed = tiny.supervised(27, 1, pictures=1.0) + tiny.supervised(29, 2, pictures=0.0)
     pairs = tiny.preferences(27, 1, pictures=1.0) + tiny.preferences(29, 2, pictures=0.0)
+    if "qwen" in what:
+        mixed, pairs = train_qwen.resized(mixed), train_qwen.resized(pairs)
     if "dpo" in what:
         return [Phase("pairs", "dpo", lambda: pairs, setting, BOTH, 7, {"beta": 0.1}, lora)]
     if "kto" in what:
@@ -75,7 +78,7 @@ class Stopper:
 class Nothing:
     """In the absent picture's place."""
 
-    pixels: Any = None
+    picture: Any = None
 
     def __init__(self, model: Any) -> None:
         pass
@@ -155,8 +158,9 @@ def main(folder: Path, cases: list[str]) -> None:
         how, _, value = order.partition("=")
         began = time.monotonic()
         try:
+            parent = folder / ("qwen" if "-qwen" in case else "parent")
             run(
-                case, folder / "parent", folder / ("many" if ranks.world > 1 else "one") / case, ranks,
+                case, parent, folder / ("many" if ranks.world > 1 else "one") / case, ranks,
                 stop=int(value) if how == "stop" else None,
                 kill=tuple(map(int, value.split(","))) if how == "kill" else None,
                 half=int(value) if how == "half" else None,

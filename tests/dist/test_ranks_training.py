@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import train_qwen
 import train_tiny as tiny
 
 from vlsafe.model.load import load_model
@@ -25,8 +26,10 @@ MORE = [
     "sft-accumulate@none", "sft-accumulate@zero2", "sft-accumulate@zero3", "sft-recompute@zero3", "sft-snapshots@none",
     "sft-snapshots@zero3", "sft-lora-snapshots@zero3", "dpo-accumulate@none", "dpo-accumulate@zero2",
 ]  # fmt: skip
+QWEN = ["sft-qwen@none", "sft-qwen@zero2", "sft-qwen@zero3", "dpo-qwen@zero3", "kto-qwen@none"]
 BF16 = ["sft-bf16@none", "sft-bf16@zero2", "sft-bf16@zero3"]
 ALONE = ["sft", "sft-lora", "dpo", "dpo-lora", "kto", "sft-two", "sft-bf16", "sft-snapshots", "sft-lora-snapshots"]
+ALONE += ["sft-qwen", "dpo-qwen", "kto-qwen"]
 
 
 def run(folder: Path, launcher: list[str], *cases: str) -> subprocess.CompletedProcess[str]:
@@ -41,7 +44,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Every case, in one start of the ranks and in one of a process alone."""
     folder = tmp_path_factory.mktemp("dist")
     tiny.llava(folder / "parent")
-    many = sorted([*SAME, *MORE, *BF16], key=lambda case: not case.endswith("@none"))  # DeepSpeed stays in a process
+    train_qwen.qwen(folder / "qwen")
+    many = sorted([*SAME, *MORE, *QWEN, *BF16], key=lambda case: not case.endswith("@none"))  # DeepSpeed stays in a process
     for launcher, cases in (([sys.executable], [f"{name}@none" for name in ALONE]), (RANKS, many)):
         done = run(folder, launcher, *cases)
         assert done.returncode == 0, done.stdout + done.stderr[-4000:]
@@ -69,7 +73,7 @@ def furthest(one: Path, many: Path) -> float:
     return max(float((a[name].float() - b[name].float()).abs().max()) for name in a)
 
 
-@pytest.mark.parametrize("case", [*SAME, *MORE])
+@pytest.mark.parametrize("case", [*SAME, *MORE, *QWEN])
 def test_losses_and_weights_are_those_of_one_process(folder: Path, case: str) -> None:
     one, many = folder / "one" / alone(case), folder / "many" / case
     a, b = log(one), log(many)
@@ -77,7 +81,7 @@ def test_losses_and_weights_are_those_of_one_process(folder: Path, case: str) ->
     for name in ("loss", "lr", "grad_norm", *(n for n in ("reward_margin", "reward_accuracy", "kl") if n in a[0])):
         assert max(abs(x[name] - y[name]) for x, y in zip(a, b, strict=True)) < 2e-5, name
     assert furthest(one / "out", many / "out") < 2e-5
-    start = load_model(folder / "parent", "cpu").state_dict()
+    start = load_model(folder / ("qwen" if case in QWEN else "parent"), "cpu").state_dict()
     end = weights(one / "out")
     assert max(float((end[name] - start[name]).abs().max()) for name in end) > 1e-3  # which is what the ranks agree on
 

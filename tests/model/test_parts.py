@@ -7,17 +7,29 @@ import pytest
 from vlsafe.errors import CheckError, ConfigError
 from vlsafe.model.parts import LAYOUTS, canonical_name, canonical_names, check_scope, in_scope, layout_of, part_of, stored_name
 
-CANONICAL = {
-    "model.vision_tower.embeddings.class_embedding": "vision_tower",
-    "model.vision_tower.encoder.layers.3.mlp.fc1.bias": "vision_tower",
-    "model.multi_modal_projector.linear_1.weight": "projector",
-    "model.multi_modal_projector.linear_2.bias": "projector",
+LANGUAGE = {
     "model.language_model.embed_tokens.weight": "language_model.embed",
     "model.language_model.layers.0.self_attn.q_proj.weight": "language_model.layers.0",
     "model.language_model.layers.31.post_attention_layernorm.weight": "language_model.layers.31",
     "model.language_model.norm.weight": "language_model.norm",
     "lm_head.weight": "language_model.lm_head",
 }
+SEEING = {
+    "llava": {
+        "model.vision_tower.embeddings.class_embedding": "vision_tower",
+        "model.vision_tower.encoder.layers.3.mlp.fc1.bias": "vision_tower",
+        "model.multi_modal_projector.linear_1.weight": "projector",
+        "model.multi_modal_projector.linear_2.bias": "projector",
+    },
+    "qwen2.5-vl": {
+        "model.visual.patch_embed.proj.weight": "vision_tower",
+        "model.visual.blocks.31.attn.qkv.bias": "vision_tower",
+        "model.visual.blocks.0.mlp.gate_proj.weight": "vision_tower",
+        "model.visual.merger.ln_q.weight": "projector",
+        "model.visual.merger.mlp.2.bias": "projector",
+    },
+}
+CANONICAL = LANGUAGE | SEEING["llava"] | SEEING["qwen2.5-vl"]
 STORED = {
     "language model": (
         "model.layers.0.self_attn.q_proj.weight",
@@ -55,12 +67,25 @@ STORED = {
         "model.mm_projector.2.bias",
         "model.vision_tower.vision_tower.vision_model.encoder.layers.3.mlp.fc1.bias",
     ),
+    "qwen2.5-vl, transformers 5 in memory": (
+        "model.language_model.layers.0.self_attn.q_proj.weight",
+        "model.visual.blocks.31.attn.qkv.bias",
+        "model.visual.merger.ln_q.weight",
+        "lm_head.weight",
+    ),
+    "qwen2.5-vl, transformers 4": (
+        "model.layers.0.self_attn.q_proj.weight",
+        "model.embed_tokens.weight",
+        "lm_head.weight",
+        "visual.patch_embed.proj.weight",
+        "visual.merger.mlp.2.bias",
+    ),
 }
 
 
 @pytest.mark.parametrize("layout", LAYOUTS, ids=lambda layout: layout.name)
 def test_every_layout_goes_there_and_back(layout) -> None:
-    held = [n for n in CANONICAL if layout.name != "language model" or CANONICAL[n].startswith("language_model")]
+    held = [*LANGUAGE, *SEEING.get(layout.name.split(",")[0], ())]
     stored = [stored_name(name, layout) for name in held]
     assert [canonical_name(name) for name in stored] == held
     assert [part_of(name) for name in stored] == [CANONICAL[name] for name in held]
@@ -85,6 +110,8 @@ def test_names_as_they_are_found_on_disk(name: str) -> None:
         "model.language_model.model.norm.weight",
         "model.model.norm.weight",
         "model.vision_tower.vision_tower.embeddings.class_embedding",
+        "model.visual.visual.merger.ln_q.weight",
+        "visual.model.blocks.0.norm1.weight",
         "base_model.model.model.layers.0.self_attn.q_proj.lora_A.weight",
         "model.layers.x.mlp.up_proj.weight",
         "transformer.h.0.attn.c_attn.weight",

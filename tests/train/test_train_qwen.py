@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 import train_qwen
+import train_tiny as tiny
 from test_train_steps import PARTS, answer_log_probs, bare_loop, close, train
 
 from vlsafe.data.collate import Collator
@@ -18,6 +19,7 @@ from vlsafe.errors import CheckError
 from vlsafe.model.families import MODEL_INPUTS
 from vlsafe.model.load import load_model, load_processor, save_model
 from vlsafe.stage import Execution, StageContext
+from vlsafe.train.checks import check_image_tokens
 from vlsafe.train.engine import Phase, run_phases
 from vlsafe.train.idle import AbsentPicture
 from vlsafe.train.lora import Lora
@@ -58,7 +60,7 @@ def test_what_the_model_is_given_is_what_its_processor_makes(parent: Path) -> No
         logits = model(**{k: v for k, v in together.items() if k in MODEL_INPUTS}).logits
     for i, row in enumerate(rows):
         messages = [*row["prompt"], *row["completion"]]
-        text = processor.apply_chat_template(messages, tokenize=False)
+        text = processor.apply_chat_template(messages, tokenize=False).removesuffix("\n")  # which comes after the end
         whole = processor(text=[text], images=row["images"] or None, return_tensors="pt")
         alone = collate([{"example": i}])
         for name in ("input_ids", "attention_mask", "mm_token_type_ids", "pixel_values", "image_grid_thw"):
@@ -106,12 +108,14 @@ def test_unpaired_training_equals_the_formula(parent: Path, tmp_path: Path) -> N
 def test_two_micro_batches_are_one_batch(parent: Path, tmp_path: Path, method: Any) -> None:
     rows = {"sft": train_qwen.supervised, "dpo": train_qwen.preferences}[method](16, seed=3)
     models = []
-    for micro in (None, 2):
-        folder = tmp_path / str(micro)
-        ctx = StageContext(folder / "out", folder / "work", execution=Execution(device="cpu", micro_batch_size=micro))
+    for number, (micro, again) in enumerate(((None, False), (2, False), (2, True))):
+        folder = tmp_path / str(number)
+        execution = Execution(device="cpu", micro_batch_size=micro, gradient_checkpointing=again)
+        ctx = StageContext(folder / "out", folder / "work", execution=execution)
         phase = Phase("one", method, lambda: rows, SETTING, PARTS, 5)
         models.append(run_phases(lambda: (load_model(parent, "cpu"), load_processor(parent)), [phase], ctx)[0])
-    close(*models)
+    close(models[0], models[1])
+    close(models[1], models[2])  # and computing activations again for the gradient changes nothing
 
 
 @pytest.mark.parametrize(("method", "rows"), [("sft", train_qwen.supervised), ("dpo", train_qwen.preferences)])
@@ -129,7 +133,7 @@ def test_adapters_are_of_the_language_model_and_are_merged(parent: Path, tmp_pat
 
 
 def test_tied_embeddings_train_and_stay_tied(tmp_path: Path) -> None:
-    tied = train_qwen.qwen(tmp_path / "tied", tied=True)
+    tied = train_qwen.qwen(tmp_path / "tied", llm="qwen2_3b")
     rows = train_qwen.supervised(8, seed=1)
     model, _ = train(tied, tmp_path, [Phase("one", "sft", lambda: rows, SETTING, ("language_model",), 3)])
     assert model.lm_head.weight is model.get_input_embeddings().weight
@@ -181,14 +185,33 @@ def test_a_processor_that_is_not_the_towers_is_refused(parent: Path, tmp_path: P
     def other_token(model: Any, processor: Any) -> None:
         model.config.image_token_id = 7
 
-    with pytest.raises(CheckError, match="the processor's image token has id 268, the model expects 7"):
+    with pytest.raises(CheckError, match=r"the processor's image token has id \d+, the model expects 7"):
         run(other_token)
+
+
+def test_a_prompt_that_was_cut_into_its_image_tokens_is_refused(parent: Path) -> None:
+    model, rows, encoder = load_model(parent, "cpu"), train_qwen.supervised(8, seed=1), Encoder(load_processor(parent))
+    encoded = encoder.encode(rows)
+    assert check_image_tokens(model, encoder, encoded, rows, "here") == 6
+    cut = next(e for e in encoded.examples if e.image_tokens == 4)
+    cut.prompt.remove(model.config.image_token_id)
+    with pytest.raises(
+        CheckError, match=rf"here: row {cut.row} has 3 image tokens, and its 1 pictures need 4: nothing may cut"
+    ):
+        check_image_tokens(model, encoder, encoded, rows, "here")
+
+
+def test_a_model_of_another_family_is_refused(parent: Path, tmp_path: Path) -> None:
+    other, rows, encoder = load_model(tiny.llava(tmp_path), "cpu"), train_qwen.supervised(4, 1), Encoder(load_processor(parent))
+    other.config.image_token_id = encoder.image_id
+    with pytest.raises(CheckError, match=r"here: the model is of the family llava, its processor of qwen2\.5-vl"):
+        check_image_tokens(other, encoder, encoder.encode(rows), rows, "here")
 
 
 def test_an_answer_that_spells_out_the_image_token_is_refused(parent: Path, tmp_path: Path) -> None:
     rows = train_qwen.supervised(4, seed=1)
     rows[2]["completion"][0]["content"][0]["text"] += " <|image_pad|>"
-    with pytest.raises(CheckError, match="row 2 has . image tokens, and its . pictures need .*spell out the image token"):
+    with pytest.raises(CheckError, match=r"2: its text holds the model's sign for a picture, <\|image_pad\|>"):
         train(parent, tmp_path, [Phase("one", "sft", lambda: rows, SETTING, PARTS, 3)])
 
 

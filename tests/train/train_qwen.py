@@ -1,4 +1,4 @@
-"""The rows of `train_tiny` with pictures of several sizes, which Qwen2.5-VL keeps, and a model of that family to train on them."""
+"""The rows of `train_tiny` with pictures of several sizes, which Qwen2.5-VL keeps, and a model of that family for them."""
 
 from __future__ import annotations
 

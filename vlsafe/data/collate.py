@@ -14,8 +14,8 @@ from vlsafe.model.families import TOKEN_TYPES
 class Collator:
     """Batches of examples: `input_ids`, `attention_mask`, `labels` (int64, batch × length, padded on the right) and, where
     there are pictures, the family's `picture_inputs`, those of all pictures one after the other (`pixel_values`, …). A family
-    that needs it is told which tokens are a picture's (`mm_token_type_ids`, 1 there and else 0). In place of `labels`, pairs and
-    labelled rows have TRL's `completion_mask`.
+    that has to be told which tokens are a picture's gets `mm_token_type_ids` (1 there, else 0). In place of `labels`, pairs
+    and labelled rows have TRL's `completion_mask`.
 
     Pairs: chosen rows first, then rejected ones. Labelled rows: `label`, and under `KL_…` the same prompts with the answers of
     the examples that the features name as `mismatched`. Where features say that their step is `pictured`, so does the batch,

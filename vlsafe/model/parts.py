@@ -1,8 +1,8 @@
 """Which part of a model a tensor belongs to, whatever layout its checkpoint has.
 
 A family has had several layouts of names, and a plain language model is one more. All map onto one canonical name, that of the
-family's class in memory (`model.language_model.layers.0…` and `lm_head.weight` in all of them; LLaVA's `model.vision_tower…` and
-`model.multi_modal_projector…`, Qwen2.5-VL's `model.visual…` and `model.visual.merger…`), so that tensors of different
+family's class in memory (`model.language_model.layers.0…` and `lm_head.weight` in all of them, LLaVA's `model.vision_tower…`
+and `model.multi_modal_projector…`, Qwen2.5-VL's `model.visual…` and `model.visual.merger…`), so that tensors of different
 checkpoints can be matched. Layouts are data, in the families' records (`vlsafe/model/families.py`). The parts are
 `vision_tower`, `projector`, `language_model.embed`, `language_model.layers.N`, `language_model.norm` and
 `language_model.lm_head`.

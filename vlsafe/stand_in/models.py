@@ -1,4 +1,5 @@
-"""Tiny random models in the architectures and layouts of the hub's: language models, vision towers; LLaVAs are in `lvlms`.
+"""Tiny random models in the architectures and layouts of the hub's: language models, vision towers; LLaVAs are in `lvlms`,
+Qwen2.5-VLs in `qwen`.
 
     write_llm(folder, "llama2")
     write_tower(folder, "clip")
@@ -36,6 +37,7 @@ class Family:
     rows: int | None = None  # of the embedding, where they are more than the tokens
     shards: int = 1
     more_ends: tuple[str, ...] = ()  # besides the tokenizer's, in generation_config.json
+    words: str | None = None  # the family whose tokenizer it has, if not its own
 
 
 FAMILIES: Mapping[str, Family] = MappingProxyType(
@@ -46,6 +48,9 @@ FAMILIES: Mapping[str, Family] = MappingProxyType(
         "llama3": Family("Llama", "bfloat16", key_value_heads=2, more_ends=("<|end_of_text|>",), shards=2),
         "mistral": Family("Mistral", "bfloat16", key_value_heads=2, shards=3),
         "qwen2": Family("Qwen2", "bfloat16", key_value_heads=2, rows=448, more_ends=("<|endoftext|>",), shards=4),
+        "qwen2_3b": Family(
+            "Qwen2", "bfloat16", key_value_heads=2, tied=True, rows=416, more_ends=("<|endoftext|>",), shards=2, words="qwen2"
+        ),
         "smollm2": Family("Llama", "bfloat16", key_value_heads=2, tied=True),
     }
 )
@@ -53,7 +58,7 @@ FAMILIES: Mapping[str, Family] = MappingProxyType(
 
 def write_llm(folder: Path, family: str, seed: int = 0, dtype: Dtype | None = None, shards: int | None = None) -> None:
     """A language model and its tokenizer, as the hub has them."""
-    record, tokenizer = FAMILIES[family], make_tokenizer(family)
+    record, tokenizer = FAMILIES[family], tokenizer_of(family)
     model = make_llm(family, seed)
     state = dict(model.state_dict())
     if record.tied:
@@ -70,12 +75,17 @@ def write_llm(folder: Path, family: str, seed: int = 0, dtype: Dtype | None = No
     )  # fmt: skip
 
 
+def tokenizer_of(family: str) -> Any:
+    return make_tokenizer(FAMILIES[family].words or family)
+
+
 def make_llm(family: str, seed: int = 0, rows: int | None = None) -> Any:
     """Its weights drawn from `seed`; `rows` of the embedding in place of the family's own."""
     import torch
     import transformers
 
-    record, words, tokenizer = FAMILIES[family], WORDS[family], make_tokenizer(family)
+    record, tokenizer = FAMILIES[family], tokenizer_of(family)
+    words = WORDS[record.words or family]
     settings: dict[str, Any] = {
         "vocab_size": rows or record.rows or len(tokenizer),
         "hidden_size": WIDTH,
@@ -192,6 +202,12 @@ def _lvlm(folder: Path, **settings: Any) -> None:
     write_lvlm(folder, **settings)
 
 
+def _qwen_vl(folder: Path, **settings: Any) -> None:
+    from vlsafe.stand_in.qwen import write_lvlm
+
+    write_lvlm(folder, **settings)
+
+
 MODELS: Mapping[str, Callable[[Path], None]] = MappingProxyType(
     {
         "meta-llama/Llama-2-7b-chat-hf": partial(write_llm, family="llama2"),
@@ -199,10 +215,13 @@ MODELS: Mapping[str, Callable[[Path], None]] = MappingProxyType(
         "allenai/tulu-2-7b": partial(write_llm, family="tulu"),
         "lmsys/vicuna-7b-v1.5": partial(write_llm, family="vicuna"),
         "mistralai/Mistral-7B-Instruct-v0.2": partial(write_llm, family="mistral"),
+        "Qwen/Qwen2.5-3B-Instruct": partial(write_llm, family="qwen2_3b"),
         "Qwen/Qwen2.5-7B-Instruct": partial(write_llm, family="qwen2"),
         "HuggingFaceTB/SmolLM2-135M-Instruct": partial(write_llm, family="smollm2"),
         "openai/clip-vit-large-patch14-336": partial(write_tower, kind="clip"),
         "google/siglip-so400m-patch14-384": partial(write_tower, kind="siglip"),
+        "Qwen/Qwen2.5-VL-3B-Instruct": partial(_qwen_vl, llm="qwen2_3b"),
+        "Qwen/Qwen2.5-VL-7B-Instruct": partial(_qwen_vl, shards=5),
         "llava-hf/llava-1.5-7b-hf": _lvlm,
         "liuhaotian/llava-v1.5-7b": partial(_lvlm, layout="llava, liuhaotian", shards=2),
         "ys-zong/llava-v1.5-7b-Mixed": partial(_lvlm, layout="llava, liuhaotian", seed=8, dtype="bfloat16"),

@@ -45,7 +45,11 @@ WORDS = {
         None,
         "<|im_end|>",
         "<|endoftext|>",
-        ("<|endoftext|>", "<|im_start|>", "<|im_end|>"),
+        (
+            *("<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|object_ref_start|>", "<|object_ref_end|>"),
+            *("<|box_start|>", "<|box_end|>", "<|quad_start|>", "<|quad_end|>"),
+            *("<|vision_start|>", "<|vision_end|>", "<|vision_pad|>", "<|image_pad|>", "<|video_pad|>"),
+        ),
         "qwen2",
     ),
     "smollm2": Words(
