@@ -1,7 +1,7 @@
 """Trainings of a few steps, to run alone or as a rank: python dist_cases.py FOLDER CASE...   (or under torchrun).
 
-A case is `METHOD[-lora][-rates][-accumulate][-bf16][-half][-save32]@WAY`, WAY one of none, zero1, zero2, zero3, zero3_offload; `half`
-begins from a parent stored in bf16. It leaves FOLDER/CASE/ with the model and `facts.json`.
+A case is `METHOD[-lora][-rates][-accumulate][-bf16][-half][-save32]@WAY`, WAY one of none, zero1, zero2, zero3,
+zero3_offload; `half` begins from a parent stored in bf16. It leaves FOLDER/CASE/ with the model and `facts.json`.
 """
 
 from __future__ import annotations

@@ -32,8 +32,8 @@ HALF = [f"sft-{kind}half-bf16{save}@{way}" for kind, save, way in (
     ("", "-save32", "zero2"),
 )]  # fmt: skip
 ALONE = [
-    "sft", "sft-lora", "dpo", "dpo-lora", "kto", "sft-two", "sft-bf16", "sft-snapshots", "sft-lora-snapshots", "sft-rates-short",
-    "sft-half-save32", "sft-half-bf16", "sft-half-bf16-save32", "sft-lora-half-bf16-save32",
+    "sft", "sft-lora", "dpo", "dpo-lora", "kto", "sft-two", "sft-bf16", "sft-snapshots", "sft-lora-snapshots",
+    "sft-rates-short", "sft-half-save32", "sft-half-bf16", "sft-half-bf16-save32", "sft-lora-half-bf16-save32",
 ]  # fmt: skip
 
 
