@@ -8,15 +8,18 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
-from typing import Any, Literal, cast
+from pathlib import Path
+from typing import Any, Literal, TypeVar, cast
 
 from vlsafe import registry
-from vlsafe.data.rows import TrainingData
+from vlsafe.data.rows import Purpose, TrainingData
 from vlsafe.errors import ConfigError
 from vlsafe.registry import Component
 from vlsafe.roles import Order, RoleTable, role_table
 from vlsafe.settings import PositiveFloat, PositiveInt, Seed, build, closest, settings_of, spec_of
+from vlsafe.sources import REVISIONS, placed
 
+T = TypeVar("T")
 GRID_GROUPS = ("model", "adaptation", "safety_tune", "merge")
 OTHER_GROUPS = ("data", "eval", "judge", "engine", "deepspeed", "tracking", "analysis")
 GROUPS = GRID_GROUPS + OTHER_GROUPS
@@ -30,10 +33,12 @@ class RunSettings:
     sweep: str | None = None  # the sweep's name; by default made from the command's overrides
     outputs: str = "outputs"
     store: str = "outputs/store"
+    stand_in: Literal["tiny"] | None = None  # tiny invented models and rows in place of the hub's (vlsafe/stand_in)
     jobs: PositiveInt | None = None  # stages at a time; by default one a core
     threads: PositiveInt | None = None  # of each stage; by default all cores for training from scratch, else 1
     checkpoint_seconds: PositiveFloat = 20.0
     device: Literal["auto", "cpu", "cuda"] = "auto"
+    local: str | None = None  # a mirror of the hub: org/name below it is read in place of the hub's
     live: bool = True  # a live view where there is a terminal
     num_processes: PositiveInt | None = None  # of a training stage, over all nodes; by default 1, or all GPUs with deepspeed
     num_nodes: PositiveInt = 1
@@ -107,21 +112,52 @@ def make_cell(config: Mapping[str, Any], choices: Mapping[str, str]) -> Cell:
         settings = config.get(group)
         if not isinstance(settings, Mapping):
             raise ConfigError(f"{group}: no option chosen; {group}=NAME, from: {', '.join(registry.names(group))}")
-        components[group] = registry.make(group, settings)
+        made = registry.make(group, settings)
+        components[group] = made if group == "data" else at_home(made, run)
     for component in components.values():
         check = getattr(component, "check", None)
         if check is not None:
             check()
     data = cast(TrainingData, components["data"])
     data.check_model(components["model"])
+    asked = purposes(components)
+    data.check_purposes(asked or ())
+    components["data"] = at_home(data.used(asked), run)
     components["eval"].check_model(components["model"])
     adaptation, tuning = components["adaptation"], components["safety_tune"]
+    if tuning.trains:
+        adaptation.check_order(tuning.order)
     roles = role_table(adaptation.trains, tuning.trains, tuning.order, components["model"].offers_unaligned)
     if any(role.stage == "safety_tune" and not role.sees_images for role in roles.roles):
         tuning.check_text_only()
     cell = Cell(dict(choices), config, run, components, roles)
     check_roles(cell)
     return cell
+
+
+def purposes(groups: Mapping[str, Any]) -> tuple[Purpose, ...] | None:
+    """What the stages of these components ask rows for; None where one of them doesn't say."""
+    asked = [groups[g].purposes() for g in ("adaptation", "safety_tune") if g in groups and groups[g].trains]
+    return None if None in asked else tuple(dict.fromkeys(purpose for some in asked for purpose in some))
+
+
+def check_worlds(config: Mapping[str, Any], choices: Mapping[str, str]) -> None:
+    """Raises `ConfigError` where the microworld's rows or benchmarks would meet a model that knows nothing of it. The config need
+    not be resolved: their world is the model's."""
+    for group, what in (("data", "rows"), ("eval", "benchmarks")):
+        if "world" in list(config[group]) and "world" not in list(config["model"]):
+            raise ConfigError(
+                f"{group}={choices[group]}: the microworld's {what} say nothing to model={choices['model']}; a preset sets all"
+                f" that a real model needs: +experiment=paper_llama2 model={choices['model']} (docs/presets.md has more)"
+            )
+
+
+def at_home(component: T, run: RunSettings) -> T:
+    """The component with its sources resolved: the mirror where there is one, else the commit that the store remembers."""
+    local = None if run.local is None else str(Path(run.local).expanduser().absolute())
+    if local is not None and not Path(local).is_dir():
+        raise ConfigError(f"local={run.local}: there is no such folder; it holds models and data sets as org/name")
+    return placed(component, local, Path(run.store) / REVISIONS)
 
 
 def check_roles(cell: Cell) -> None:

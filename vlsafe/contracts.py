@@ -25,6 +25,7 @@ class Contract(NamedTuple):
 CONTRACTS: Mapping[str, Contract] = {
     "model": Contract("vlsafe.model.components.ModelSource", ("build",)),
     "data": Contract("vlsafe.data.rows.TrainingData"),
+    "dataset": Contract("vlsafe.data.sets.base.Dataset", ("rows", "serves")),
     "adaptation": Contract("vlsafe.train.adaptation.Adaptation"),
     "safety_tune": Contract("vlsafe.train.tuning.SafetyTune", ("order",)),
     "merge": Contract("vlsafe.merge.base.MergeMethod", ("merge",)),

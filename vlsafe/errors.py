@@ -15,6 +15,10 @@ class RegistryError(VlsafeError):
     """A component was registered twice, or a plug-in is broken: found at import."""
 
 
+class SourceError(VlsafeError):
+    """A model or a data set can't be had: not there, not allowed, or not reachable from here."""
+
+
 class StoreError(VlsafeError):
     """The store can't be read or written."""
 

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from vlsafe.cells import Cell, carrier_role, merged_roles, without_roles, worker_settings
+from vlsafe.cells import Cell, at_home, carrier_role, merged_roles, purposes, without_roles, worker_settings
 from vlsafe.eval.base import Axis
 from vlsafe.keys import digest, stage_key
 from vlsafe.settings import settings_of, spec_of
@@ -194,13 +194,17 @@ def _plan_role(plan: Plan, cell: Cell, name: str, parents: Mapping[str, str]) ->
             label = f"{option} (unaligned)"
             return _stage(plan, "model", spec, settings, parents, label, (label, model.unaligned_cost_units))
         return _stage(plan, "model", {"model": spec_of(model)}, settings, parents, option, (option, units(model)))
-    groups = {"data": data}
+    reads_data = role.joint or (adaptation if role.stage == "adaptation" else tuning).reads_data
+    groups = {"data": data} if reads_data else {}
     if role.stage == "adaptation" or role.joint:
         groups["adaptation"] = adaptation
     if role.stage == "safety_tune":
         groups["safety_tune"] = tuning
-    spec = {group: spec_of(component) for group, component in groups.items()} | data.fingerprints()
-    spec["data"] = data.spec_for(role.stage, role.joint)
+    if reads_data:
+        groups["data"] = data = data.used(purposes(groups))
+    spec = {group: spec_of(component) for group, component in groups.items()}
+    if reads_data:
+        spec |= data.fingerprints() | {"data": data.spec_for(role.stage, role.joint)}
     if "adaptation" in groups:
         spec |= adaptation.filter_spec()
     settings = {group: settings_of(component) for group, component in groups.items()}
@@ -238,10 +242,10 @@ def _plan_evaluations(
     suite, judge, engine = (cell.components[g] for g in ("eval", "judge", "engine"))
     engine = engine if sees_images else engine.without_pictures()
     evaluations = []
-    for benchmark in suite.build():
+    for benchmark in [at_home(benchmark, cell.run) for benchmark in suite.build()]:
         if benchmark.needs_image and not sees_images:
             continue
-        name = benchmark.component_name
+        name = benchmark.title
         asked = {"benchmark": spec_of(benchmark) | {"version": benchmark.version}, "engine": spec_of(engine)}
         family = digest({"family": asked, "version": SCHEMA_VERSIONS["generate"], "model": plan.stages[model].key})
         generate = _stage(

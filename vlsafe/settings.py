@@ -165,7 +165,11 @@ def describe(hint: Any) -> str:
 
 def spec_of(value: Any) -> Any:
     """The part of a settings object that its result depends on, as JSON values. Fields marked `execution`, and `added` fields
-    at their neutral default, are left out; a component's registered name comes first, with its version where that is not 1."""
+    at their neutral default, are left out; a component's registered name comes first, with its version where that is not 1.
+    A class with a `spec` of its own says it itself."""
+    own = getattr(value, "spec", None)
+    if callable(own) and not isinstance(value, type):
+        return own()
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         spec: dict[str, Any] = {}
         name = getattr(type(value), "component_name", None)

@@ -2,6 +2,7 @@
 
 A case is `METHOD[-lora][-rates][-accumulate][-bf16][-half][-save32]@WAY`, WAY one of none, zero1, zero2, zero3,
 zero3_offload; `half` begins from a parent stored in bf16. It leaves FOLDER/CASE/ with the model and `facts.json`.
+`-bare` takes away what stands in for an absent picture.
 """
 
 from __future__ import annotations
@@ -73,11 +74,45 @@ class Stopper:
         return self.ranks.any(self.stopped)
 
 
-def run(case: str, parent: Path, folder: Path, ranks: Ranks, stop: int | None = None, kill: Any = None) -> None:
+class Nothing:
+    """In the absent picture's place."""
+
+    pixels: Any = None
+
+    def __init__(self, model: Any) -> None:
+        pass
+
+    def remove(self) -> None:
+        pass
+
+
+def die_in_a_checkpoint(step: int) -> None:
+    """Half of the first file that this rank writes of that checkpoint reaches the disk, and then the rank is killed."""
+    import io
+
+    import torch
+
+    whole = torch.save
+
+    def save(value: Any, file: Any, *more: Any, **others: Any) -> None:
+        if f"checkpoint-{step}/" not in str(file):
+            whole(value, file, *more, **others)
+            return
+        buffer = io.BytesIO()
+        whole(value, buffer, *more, **others)
+        Path(file).write_bytes(buffer.getvalue()[: buffer.tell() // 2])
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    torch.save = save
+
+
+def run(
+    case: str, parent: Path, folder: Path, ranks: Ranks, stop: int | None = None, kill: Any = None, half: int | None = None
+) -> None:
     import torch
 
     from vlsafe.model.load import load_model, load_processor, save_model
-    from vlsafe.train import watch
+    from vlsafe.train import exact, watch
 
     watch.FLUSH_SECONDS = 0.0  # so that a stopper sees every step
     what, _, way = case.partition("@")
@@ -103,6 +138,10 @@ def run(case: str, parent: Path, folder: Path, ranks: Ranks, stop: int | None = 
         folder / "out", folder / "work", execution=execution, ranks=ranks, should_stop=stopper.asked, snapshots=taken
     )
     (folder / "out").mkdir(parents=True, exist_ok=True)
+    if "bare" in kinds:
+        exact.AbsentPicture = Nothing
+    if half == ranks.rank:
+        die_in_a_checkpoint(5)
     where = parent.with_name("half") if "half" in kinds else parent
 
     def load() -> tuple[Any, Any]:
@@ -118,7 +157,7 @@ def run(case: str, parent: Path, folder: Path, ranks: Ranks, stop: int | None = 
 def main(folder: Path, cases: list[str]) -> None:
     ranks = join("cpu")
     for given in cases:
-        case, _, order = given.partition(":")  # CASE:stop=3 or CASE:kill=RANK,STEPS
+        case, _, order = given.partition(":")  # CASE:stop=3, CASE:kill=RANK,STEPS or CASE:half=RANK
         how, _, value = order.partition("=")
         began = time.monotonic()
         try:
@@ -126,6 +165,7 @@ def main(folder: Path, cases: list[str]) -> None:
                 case, folder / "parent", folder / ("many" if ranks.world > 1 else "one") / case, ranks,
                 stop=int(value) if how == "stop" else None,
                 kill=tuple(map(int, value.split(","))) if how == "kill" else None,
+                half=int(value) if how == "half" else None,
             )  # fmt: skip
         except StageInterrupted:
             assert how == "stop", given

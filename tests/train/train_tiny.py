@@ -64,7 +64,10 @@ def language_model(
     return folder
 
 
-def llava(folder: Path, hidden: int = 16, layers: int = 2, feed_forward: int = 32, heads: int = 2, seed: int = 0) -> Path:
+def llava(
+    folder: Path, hidden: int = 16, layers: int = 2, feed_forward: int = 32, heads: int = 2, seed: int = 0, resize: bool = False
+) -> Path:
+    """`resize`: its processor takes pictures of any size."""
     import torch
     from transformers import CLIPImageProcessorPil, CLIPVisionConfig, LlavaConfig, LlavaForConditionalGeneration, LlavaProcessor
 
@@ -87,7 +90,7 @@ def llava(folder: Path, hidden: int = 16, layers: int = 2, feed_forward: int = 3
     torch.manual_seed(seed)
     LlavaForConditionalGeneration(config).save_pretrained(folder)
     pictures = CLIPImageProcessorPil(
-        do_resize=False, do_center_crop=False, size={"height": 32, "width": 32}, crop_size={"height": 32, "width": 32}
+        do_resize=resize, do_center_crop=False, size={"height": 32, "width": 32}, crop_size={"height": 32, "width": 32}
     )
     LlavaProcessor(
         image_processor=pictures,

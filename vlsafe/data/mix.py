@@ -6,6 +6,7 @@ import random
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from vlsafe.data.encode import MOST_BROKEN
 from vlsafe.data.rows import LabelledRow, PreferenceRow
 
 
@@ -33,11 +34,11 @@ class Mixed(Sequence[Any]):
     @property
     def facts(self) -> dict[str, Any]:
         """What the parts say of how they were made, for the manifest; facts of one name are joined."""
-        found: dict[str, Any] = {}
-        for part in self._parts:
-            for name, value in getattr(part, "facts", {}).items():
-                found[name] = {**found.get(name, {}), **value}
-        return found
+        return joined_facts(self._parts)
+
+    @property
+    def most_broken(self) -> float:
+        return most_broken(self._parts)
 
     def __len__(self) -> int:
         return len(self._places)
@@ -49,11 +50,25 @@ class Mixed(Sequence[Any]):
         return self._parts[part][place]
 
 
+def joined_facts(parts: Sequence[Any]) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for part in parts:
+        for name, value in getattr(part, "facts", {}).items():
+            found[name] = {**found.get(name, {}), **value}
+    return found
+
+
+def most_broken(parts: Sequence[Any]) -> float:
+    """The share of rows that may be left out for their pictures, as the strictest of the parts has it."""
+    return min((float(part.most_broken) for part in parts if hasattr(part, "most_broken")), default=MOST_BROKEN)
+
+
 class Unpaired(Sequence[LabelledRow]):
     """Both sides of each pair as rows of their own: the chosen answer desirable, the rejected one undesirable."""
 
     def __init__(self, pairs: Sequence[PreferenceRow]) -> None:
         self._pairs = pairs
+        self.facts, self.most_broken = joined_facts([pairs]), most_broken([pairs])
 
     def __len__(self) -> int:
         return 2 * len(self._pairs)
@@ -62,10 +77,13 @@ class Unpaired(Sequence[LabelledRow]):
         if isinstance(index, slice):
             return [self[i] for i in range(*index.indices(len(self)))]
         pair, label = self._pairs[index // 2], index % 2 == 0
-        return LabelledRow(
+        row = LabelledRow(
             source=pair["source"],
             prompt=pair["prompt"],
             completion=pair["chosen"] if label else pair["rejected"],
             images=pair["images"],
             label=label,
         )
+        if "id" in pair:
+            row["id"] = pair["id"]
+        return row

@@ -8,8 +8,8 @@ order in which the prompt shows them, and is empty for a text row; `source` name
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any, Literal, TypedDict
+from collections.abc import Collection, Sequence
+from typing import Any, Literal, NotRequired, Self, TypedDict
 
 from vlsafe.registry import Component
 from vlsafe.settings import spec_of
@@ -30,8 +30,9 @@ class Message(TypedDict):
 class SupervisedRow(TypedDict):
     source: str
     prompt: list[Message]
-    completion: list[Message]
-    images: list[Any]  # PIL.Image.Image
+    completion: list[Message]  # from one answer to another: those of the assistant are learned, what is asked between is not
+    images: list[Any]  # PIL.Image.Image, or vlsafe.data.pictures.Picture
+    id: NotRequired[str]  # the data set's own
 
 
 class PreferenceRow(TypedDict):
@@ -40,6 +41,7 @@ class PreferenceRow(TypedDict):
     chosen: list[Message]
     rejected: list[Message]
     images: list[Any]
+    id: NotRequired[str]
 
 
 class LabelledRow(SupervisedRow):
@@ -51,6 +53,13 @@ class TrainingData(Component):
 
     def check_model(self, model: Component) -> None:
         """Raises `ConfigError` where these rows make no sense for this model: found when cells are composed."""
+
+    def check_purposes(self, purposes: Collection[Purpose]) -> None:
+        """Raises `ConfigError` where there are no rows for one of the purposes that a cell trains on."""
+
+    def used(self, purposes: Collection[Purpose] | None) -> Self:
+        """The same without what has no say in the rows for these purposes (None: all of them)."""
+        return self
 
     def spec_for(self, stage: str, joint: bool = False) -> dict[str, Any]:
         """The settings that change the rows of an `adaptation` or a `safety_tune` stage (`joint`: of both at once): the part of

@@ -14,11 +14,11 @@ def run_stage(kind: str, settings: Mapping[str, Any], ctx: StageContext) -> None
         source = make("model", settings["model"])
         (source.build_unaligned if settings["unaligned"] else source.build)(ctx)
     elif kind == "adaptation":
-        make("adaptation", settings["adaptation"]).run(make("data", settings["data"]), ctx)
+        make("adaptation", settings["adaptation"]).run(training_data(settings), ctx)
     elif kind == "safety_tune":
         adaptation = make("adaptation", settings["adaptation"]) if settings["joint"] else None
         tuning = make("safety_tune", settings["safety_tune"])
-        tuning.run(make("data", settings["data"]), ctx, text_only=settings["text_only"], adaptation=adaptation)
+        tuning.run(training_data(settings), ctx, text_only=settings["text_only"], adaptation=adaptation)
     elif kind == "merge":
         from vlsafe.merge.stage import run as merge
 
@@ -33,3 +33,8 @@ def run_stage(kind: str, settings: Mapping[str, Any], ctx: StageContext) -> None
         judge(make("judge", settings["judge"]), ctx)
     else:
         raise ValueError(f"no stage of kind '{kind}'")
+
+
+def training_data(settings: Mapping[str, Any]) -> Any:
+    """None for a stage that reads none (`reads_data`)."""
+    return make("data", settings["data"]) if "data" in settings else None

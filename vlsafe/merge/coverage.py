@@ -6,7 +6,6 @@ in another shape is an error, unless a named rule resolves it.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +14,7 @@ from typing import Literal, NamedTuple
 from vlsafe.errors import CheckError, ConfigError
 from vlsafe.merge.base import MergeMethod
 from vlsafe.model.parts import canonical_names, in_scope, is_derived, part_of, selectors, selects
+from vlsafe.model.vocabulary import other_tokens, tokens_by_row
 from vlsafe.model.weights import Checkpoint, TensorInfo, open_checkpoint
 
 FLOATS = ("float64", "float32", "bfloat16", "float16")
@@ -134,26 +134,12 @@ def account(method: MergeMethod, sources: Sources) -> list[Outcome]:
     return outcomes
 
 
-def _tokens(folder: Path) -> dict[int, str]:
-    """Token by row, of a `tokenizer.json`; empty where there is none or its kind is unknown."""
-    path = folder / "tokenizer.json"
-    if not path.is_file():
-        return {}
-    tokenizer = json.loads(path.read_text("utf-8"))
-    vocabulary = tokenizer.get("model", {}).get("vocab", {})
-    if isinstance(vocabulary, list):  # unigram models: [token, score] in order
-        tokens = {row: str(entry[0]) for row, entry in enumerate(vocabulary)}
-    else:
-        tokens = {int(row): str(token) for token, row in vocabulary.items()}
-    return tokens | {int(added["id"]): str(added["content"]) for added in tokenizer.get("added_tokens", [])}
-
-
 def _other_tokens(sources: Sources, rows: int) -> list[str]:
     """Rows that mean different tokens in two models: merged, they would mean neither."""
-    own, problems = _tokens(sources.carrier.checkpoint.folder), []
+    own, problems = tokens_by_row(sources.carrier.checkpoint.folder), []
     for source in sources.merged:
-        other = _tokens(source.checkpoint.folder) if source.checkpoint.folder != sources.carrier.checkpoint.folder else {}
-        differ = sorted(row for row in own.keys() & other.keys() if row < rows and own[row] != other[row])
+        other = tokens_by_row(source.checkpoint.folder) if source.checkpoint.folder != sources.carrier.checkpoint.folder else {}
+        differ = other_tokens(own, other, rows)
         if differ:
             first = differ[0]
             problems.append(

@@ -24,7 +24,7 @@ def pretrain(settings: Microworld, ctx: StageContext) -> None:
     """
     from vlsafe.microworld import mixtures
     from vlsafe.microworld.processor import build_processor
-    from vlsafe.model.assemble import assemble
+    from vlsafe.model.assemble import assemble, projector_of_a_new_model
     from vlsafe.model.load import save_model
     from vlsafe.train.engine import run_phases
 
@@ -37,7 +37,8 @@ def pretrain(settings: Microworld, ctx: StageContext) -> None:
     llm_ctx = replace(ctx, progress=lambda done, total, note: ctx.progress(offset + done, offset + total, note))
     llm, _ = run_phases(lambda: (new_language_model(settings, processor.tokenizer), processor.tokenizer), [phase], llm_ctx)
     if ctx.ranks.main:
-        save_model(assemble(llm, tower, processor, feature_layer=-1, seed=settings.seed), processor, ctx.out)
+        model = assemble(llm, tower, processor, feature_layer=-1, seed=settings.seed, projector=projector_of_a_new_model)
+        save_model(model, processor, ctx.out)
 
 
 def align(settings: Microworld, ctx: StageContext) -> None:

@@ -40,6 +40,9 @@ class ModelSource(Component):
     def check(self) -> None:
         """Raises `ConfigError` where settings contradict each other: called when cells are composed."""
 
+    def check_ready(self) -> None:
+        """Raises `ConfigError` where what `build` needs is not installed: called before anything runs, if it is to run."""
+
     def build(self, ctx: StageContext) -> None:
         """Write the model and its processor to `ctx.out`, as `save_pretrained` does (weights as safetensors)."""
         raise TypeError(f"model={self.component_name} can't be built")

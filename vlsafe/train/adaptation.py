@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from vlsafe.data.rows import TrainingData
+from vlsafe.data.rows import Purpose, TrainingData
 from vlsafe.errors import ConfigError
 from vlsafe.registry import Component, register
 from vlsafe.settings import Fraction, NonNegativeInt, Seed, added, execution
@@ -22,7 +22,9 @@ class Adaptation(Component):
     """Base of the group `adaptation`: from the artifact `ctx.parents["model"]` to a model artifact in `ctx.out`."""
 
     trains: ClassVar[bool] = True  # false: there is no such stage
+    reads_data: ClassVar[bool] = True  # false: no training rows are needed, and none are in the key
     filter: str | None = None  # the judge that reads the rows before training
+    local: str | None = None  # the mirror that its model may be read from
     save_dtype: SaveDtype = "parent"  # of the weights that are published
 
     @property
@@ -35,13 +37,16 @@ class Adaptation(Component):
         from vlsafe.train.filter import filter_judge
 
         if self.filter is not None:
-            filter_judge(self.filter)
+            filter_judge(self.filter, self.local)
+
+    def check_order(self, order: str) -> None:
+        """Raises `ConfigError` for an order of adaptation and safety tuning that can't be: called when cells are composed."""
 
     def filter_spec(self) -> dict[str, Any]:
         """The part of the key that is the filter's: which version of which judge."""
         from vlsafe.train.filter import filter_spec
 
-        return filter_spec(self.filter)
+        return filter_spec(self.filter, self.local)
 
     @property
     def last_step(self) -> int | None:
@@ -51,6 +56,10 @@ class Adaptation(Component):
     def snapshots(self) -> dict[int, int]:
         """Intermediate models to keep: step of the last phase → training steps until then, those of all phases."""
         return {}
+
+    def purposes(self) -> tuple[Purpose, ...] | None:
+        """What rows are asked of `data` for; None where that isn't said."""
+        return None
 
     def phases(self, data: TrainingData, more_rows: int = 0, more: Sequence[Any] = ()) -> list[Phase]:
         """The phases of training. For joint training the last one sees `more_rows` more of its own rows, and `more` too."""
@@ -79,6 +88,7 @@ class Trained(Adaptation):
     filter: str | None = added(None)  # the judge whose harmful rows are replaced before training
     most_removed: Fraction = execution(0.5)  # a filter that would remove more of the rows stops the stage
     save_dtype: SaveDtype = added("parent")  # of the weights that are published; parent: as those that training starts from
+    local: str | None = execution(None)  # set by the run's `local`
 
     def check_phase(self, where: str, optimization: Optimization) -> None:
         """Of the phase that trains both. Raises `ConfigError` where settings contradict each other."""
@@ -105,6 +115,9 @@ class Llava(Trained):
         self.projector.check("adaptation.projector", ("projector",))
         self.check_phase("adaptation.instruct", self.instruct)
 
+    def purposes(self) -> tuple[Purpose, ...]:
+        return ("projector", "instruct")
+
     @property
     def last_step(self) -> int | None:
         return self.instruct.steps
@@ -126,14 +139,14 @@ class Llava(Trained):
         joint = replace(second, steps=steps)
 
         def instruct() -> Sequence[Any]:
-            rows = read_rows(data, "instruct", instructions, self.seed, self.filter, self.most_removed)
+            rows = read_rows(data, "instruct", instructions, self.seed, self.filter, self.most_removed, self.local)
             return Mixed([rows, more], self.seed) if more else rows
 
         return [
             Phase(
                 name="projector",
                 method="sft",
-                rows=lambda: read_rows(data, "projector", first.rows, self.seed, self.filter, self.most_removed),
+                rows=lambda: read_rows(data, "projector", first.rows, self.seed, self.filter, self.most_removed, self.local),
                 optimization=first,
                 trainable=("projector",),
                 seed=self.seed,

@@ -17,8 +17,9 @@ from vlsafe.errors import StageInterrupted
 from vlsafe.model.load import quiet, template_hash
 from vlsafe.provenance import peak_memory_mb
 from vlsafe.stage import StageContext
+from vlsafe.train.broken import broken_rows, watch_pictures
 from vlsafe.train.checkpoint import Checkpoint, finished_phases, mark, newest, read_log, write_log
-from vlsafe.train.checks import check_image_tokens, check_supervised, check_vocabulary
+from vlsafe.train.checks import check_image_tokens, check_rendered, check_supervised, check_vocabulary
 from vlsafe.train.dtypes import cast, held, hold, named, published
 from vlsafe.train.logs import collect_logs, curve
 from vlsafe.train.lora import Lora, inject, merge, merged_copy
@@ -177,6 +178,7 @@ def run_phase(
     encoder = Encoder(processor, longest(model, setting))
     encoded = encoder.encode(rows, lambda done: tick(f"reading rows, {done} of {len(rows)}"))
     check_supervised(encoded, phase.name)
+    check_rendered(encoder, encoded, rows, phase.name)
     check_vocabulary(model, encoded, phase.name)
     features = check_image_tokens(model, encoder, encoded, rows, phase.name)
     pictured, labels = [e.pictures > 0 for e in encoded.examples], [e.label is True for e in encoded.examples]
@@ -189,6 +191,7 @@ def run_phase(
     if ctx.ranks.main:
         write_log(folder / "log.jsonl", lines)
     collator = Collator(encoder, encoded.examples, rows)
+    watch_pictures(collator, encoded, folder, ctx.ranks)
     # A row with pictures and one without: what adapters are merged by must compute the same before and after.
     probe = collator([{"example": i} for i in {kind: i for i, kind in enumerate(pictured)}.values()]) if adapted else {}
     ready = time.monotonic()
@@ -265,6 +268,7 @@ def run_phase(
         "supervised_tokens_by_source": dict(encoded.supervised),
         "tokens_by_source": dict(encoded.tokens),
         "dropped_rows_by_source": dict(encoded.dropped),
+        "broken_rows_by_source": broken_rows(encoded, folder),
         "passes_over_rows": round(lines[-1]["step"] * setting.batch_size / len(kept), 3),
         **getattr(rows, "facts", {}),
         "end_token": encoded.end_token,

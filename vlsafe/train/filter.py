@@ -1,7 +1,8 @@
 """Filtered adaptation: a judge reads every row before training, and what it finds harmful is replaced by further rows.
 
 As many rows are trained on as without a filter. A row that the judge can't tell is not kept as safe: it is removed as well, and
-counted apart. A row is known by its id, `purpose/index`: its place in the seeded source, which no filter moves.
+counted apart. A row is known by its data set's own id, or by `purpose/index`: its place in the seeded source, which no filter
+moves.
 """
 
 from __future__ import annotations
@@ -11,17 +12,20 @@ from collections.abc import Sequence
 from typing import Any, Literal
 
 from vlsafe import registry
+from vlsafe.data.mix import joined_facts, most_broken
 from vlsafe.data.rows import SupervisedRow, TrainingData
 from vlsafe.errors import CheckError, ConfigError
 from vlsafe.eval.base import Judge
 from vlsafe.settings import spec_of
+from vlsafe.sources import placed
 
 LISTED_IDS = 10_000  # the most that facts list of the removed rows of one source; the counts are always of all
 
 
-def filter_judge(name: str) -> Judge:
-    """The judge of that name; raises `ConfigError` where it can't read training rows."""
-    judge: Judge = registry.make("judge", {"name": name}, "adaptation.filter")
+def filter_judge(name: str, local: str | None = None) -> Judge:
+    """The judge of that name, its model read from the mirror `local` where that has it; raises `ConfigError` where it can't
+    read training rows."""
+    judge: Judge = placed(registry.make("judge", {"name": name}, "adaptation.filter"), local)
     if not judge.tells_harm():
         able = [n for n in registry.names("judge") if registry.get("judge", n).tells_harm()]  # type: ignore[attr-defined]
         raise ConfigError(
@@ -31,11 +35,11 @@ def filter_judge(name: str) -> Judge:
     return judge
 
 
-def filter_spec(name: str | None) -> dict[str, Any]:
+def filter_spec(name: str | None, local: str | None = None) -> dict[str, Any]:
     """What a filter adds to the key: the judge's settings and the version of what it calls harmful."""
     if name is None:
         return {}
-    judge = filter_judge(name)
+    judge = filter_judge(name, local)
     return {"filter": spec_of(judge) | {"version": judge.harm_version}}
 
 
@@ -43,7 +47,8 @@ class Kept(Sequence[SupervisedRow]):
     """The rows of `rows` at the places `kept`; a row is fetched when it is asked for. `facts` go into the manifest."""
 
     def __init__(self, rows: Sequence[SupervisedRow], kept: Sequence[int], facts: dict[str, Any]) -> None:
-        self._rows, self._kept, self.facts = rows, kept, facts
+        self._rows, self._kept = rows, kept
+        self.facts, self.most_broken = {**joined_facts([rows]), **facts}, most_broken([rows])
 
     def __len__(self) -> int:
         return len(self._kept)
@@ -61,8 +66,11 @@ def read_rows(
     seed: int,
     filter: str | None,
     most_removed: float,
+    local: str | None = None,
 ) -> Sequence[SupervisedRow]:
     """The first `n` rows for `purpose`; with a filter the first `n` that its judge says are harmless.
+
+    A judge that runs a model lets go of it afterwards: training needs its memory. Each rank asks it the same.
 
     Raises `CheckError` where more than the share `most_removed` of the rows would be removed, or where the source ends.
     """
@@ -70,7 +78,22 @@ def read_rows(
         return []
     if filter is None:
         return data.supervised(purpose, n, seed)
-    judge = filter_judge(filter)
+    judge = filter_judge(filter, local)
+    try:
+        return _filtered(judge, data, purpose, n, seed, filter, most_removed)
+    finally:
+        judge.close()
+
+
+def _filtered(
+    judge: Judge,
+    data: TrainingData,
+    purpose: Literal["projector", "instruct"],
+    n: int,
+    seed: int,
+    filter: str,
+    most_removed: float,
+) -> Sequence[SupervisedRow]:
     verdicts: list[bool | None] = []
     drawn = n
     while True:
@@ -103,6 +126,11 @@ def read(judge: Judge, rows: Sequence[SupervisedRow], name: str) -> list[bool | 
     return verdicts
 
 
+def known_as(row: SupervisedRow, place: str) -> str:
+    """`source/id` where the data set has ids of its own, else the place in the seeded source."""
+    return f"{row['source']}/{row['id']}" if "id" in row else place
+
+
 def facts(
     judge: Judge, purpose: str, rows: Sequence[SupervisedRow], verdicts: Sequence[bool | None]
 ) -> dict[str, dict[str, Any]]:
@@ -119,6 +147,6 @@ def facts(
             "rows_removed": len(removed),
             "harmful_by_source": by_source(True),
             "unclear_by_source": by_source(None),
-            "removed_ids": [f"{purpose}/{place}" for place in removed[:LISTED_IDS]],
+            "removed_ids": [known_as(rows[place], f"{purpose}/{place}") for place in removed[:LISTED_IDS]],
         }
     }

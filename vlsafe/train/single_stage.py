@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from vlsafe.data.mix import Mixed, counts
-from vlsafe.data.rows import TrainingData
+from vlsafe.data.rows import Purpose, TrainingData
 from vlsafe.registry import register
 from vlsafe.settings import Fraction
 from vlsafe.train.adaptation import Trained, check_checkpoints, evenly
@@ -36,6 +36,10 @@ class SingleStage(Trained):
         check_checkpoints(self.checkpoints, self.optimization.steps - 1)
         self.check_phase("adaptation.optimization", self.optimization)
 
+    def purposes(self) -> tuple[Purpose, ...]:
+        asked: dict[Purpose, float] = {"projector": self.pairs, "instruct": 1.0 - self.pairs}
+        return tuple(purpose for purpose, share in asked.items() if share)
+
     @property
     def last_step(self) -> int | None:
         return self.optimization.steps
@@ -55,8 +59,8 @@ class SingleStage(Trained):
         steps = -(-(sum(n.values()) + len(more)) // setting.batch_size)
 
         def rows() -> Sequence[Any]:
-            pairs = read_rows(data, "projector", n["projector"], self.seed, self.filter, self.most_removed)
-            instructions = read_rows(data, "instruct", n["instruct"], self.seed, self.filter, self.most_removed)
+            pairs = read_rows(data, "projector", n["projector"], self.seed, self.filter, self.most_removed, self.local)
+            instructions = read_rows(data, "instruct", n["instruct"], self.seed, self.filter, self.most_removed, self.local)
             return Mixed([pairs, instructions, more], self.seed)
 
         joint = replace(setting, steps=steps)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from vlsafe.data.mix import Mixed, Unpaired, counts
-from vlsafe.data.rows import TrainingData
+from vlsafe.data.rows import Purpose, TrainingData
 from vlsafe.errors import CheckError, ConfigError
 from vlsafe.registry import Component, register
 from vlsafe.settings import Fraction, PositiveFloat, Seed, added, spec_of
@@ -28,6 +28,7 @@ class SafetyTune(Component):
     """Base of the group `safety_tune`: from the artifact `ctx.parents["model"]` to a model artifact in `ctx.out`."""
 
     trains: ClassVar[bool] = True  # false: there is no such stage
+    reads_data: ClassVar[bool] = True  # false: no training rows are needed, and none are in the key
     order: Order
     save_dtype: SaveDtype = "parent"  # of the weights that are published
 
@@ -41,6 +42,10 @@ class SafetyTune(Component):
 
     def check_text_only(self) -> None:
         """Raises `ConfigError` where a model without pictures can't be tuned so: called when cells are composed."""
+
+    def purposes(self) -> tuple[Purpose, ...] | None:
+        """What rows are asked of `data` for; None where that isn't said."""
+        return None
 
     def joint_spec(self) -> dict[str, Any]:
         """What of the settings changes a joint training: the part of its key."""
@@ -142,6 +147,9 @@ class Supervised(Trained):
     brings. `helpful` is the share of the adaptation's instructions among the rows.
     """
 
+    def purposes(self) -> tuple[Purpose, ...]:
+        return asked({"instruct": self.helpful, "safety": 1.0 - self.helpful})
+
     def joint_spec(self) -> dict[str, Any]:
         return {"name": self.component_name, "rows": self.optimization.rows, "helpful": self.helpful, "seed": self.seed}
 
@@ -180,6 +188,9 @@ class FromPairs(Trained):
                 f"safety_tune.lora.dropout={self.lora.dropout:g}: training on preferences compares the model with a reference,"
                 " so it runs without dropout; set 0"
             )
+
+    def purposes(self) -> tuple[Purpose, ...]:
+        return asked({"helpful_preference": self.helpful, "preference": 1.0 - self.helpful})
 
     def refuse_joint(self, adaptation: Adaptation | None) -> None:
         if adaptation is not None:
@@ -249,6 +260,11 @@ class KahnemanTversky(FromPairs):
 
         options = {name: getattr(self, name) for name in ("beta", "desirable_weight", "undesirable_weight")}
         self.train("kto", rows, ctx, text_only, options)
+
+
+def asked(shares: Mapping[Purpose, float]) -> tuple[Purpose, ...]:
+    """The purposes that have a share."""
+    return tuple(purpose for purpose, share in shares.items() if share > 0)
 
 
 def check_text_only(trainable: Sequence[str]) -> None:

@@ -1,0 +1,41 @@
+"""LLaVA-Pretrain: 558K pictures of LAION, CC and SBU with BLIP's captions, which the projector learns from.
+
+Source: https://huggingface.co/datasets/liuhaotian/LLaVA-Pretrain (`blip_laion_cc_sbu_558k.json`, 181 MB, and `images.zip`,
+27.4 GB), Liu et al., arXiv 2304.08485. Licence: "other" by its card: the pictures stay under the terms of CC-3M, LAION and
+SBU. No gate. Columns, as for LLaVA-Instruct: `id`, `image`, `conversations` with one question and one answer each.
+
+Pictures are read from `images.zip` as it is, or from the folder `images` beside it where it has been unpacked, which is
+quicker. (Whether names in the zip begin with `images/` could not be looked up: both are found.)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from vlsafe.data.rows import Purpose
+from vlsafe.data.sets.base import Dataset, Rows, album_of, file_of
+from vlsafe.data.sets.conversations import conversation
+from vlsafe.data.tables import open_table
+from vlsafe.registry import register
+from vlsafe.sources import DataSource
+
+HUB = DataSource("liuhaotian/LLaVA-Pretrain")
+FILE = "blip_laion_cc_sbu_558k.json"
+
+
+@register("dataset", "llava_pretrain")
+@dataclass(frozen=True)
+class LlavaPretrain(Dataset):
+    serves: ClassVar[tuple[str, ...]] = ("projector",)
+    licence: ClassVar[str] = "other: the terms of CC-3M, LAION and SBU"
+    page: ClassVar[str] = "https://huggingface.co/datasets/liuhaotian/LLaVA-Pretrain"
+
+    source: DataSource = HUB
+    file: str = FILE
+
+    def rows(self, purpose: Purpose) -> Sequence[Any]:
+        folder = self.source.fetch(allow=[self.file, "images.zip"])
+        table, album = open_table([file_of(folder, self.file, self.source)]), album_of(folder)
+        return Rows(lambda i: conversation(table, i, table.row(i), album, self.component_name), range(len(table)))

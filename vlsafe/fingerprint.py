@@ -1,0 +1,79 @@
+"""The content of local files as a short hash, for keys: read once, then remembered by path, size and time of change."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+from vlsafe.errors import SourceError
+from vlsafe.files import read_json, sha256, write_json
+from vlsafe.keys import digest
+
+PICTURES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff")
+TOLD = 2 * 10**9  # bytes: reading more than this is said
+
+
+def fingerprint(path: Path) -> str:
+    """Of a file its content; of a folder the names below it with the content of each, pictures by their size alone.
+
+    Names that begin with a dot are left out. A name without any content, an empty folder, raises `SourceError`.
+    """
+    path = path.absolute()
+    files = [("", path)] if path.is_file() else sorted(_below(path, ""))
+    if not files:
+        raise SourceError(f"{path}: the folder is empty")
+    cache = _Cache()
+    unread = sum(f.stat().st_size for name, f in files if not _picture(name) and cache.known(f) is None)
+    if unread > TOLD:
+        print(f"reading {unread / 1e9:.1f} GB below {path} once, to know what is in it", file=sys.stderr)
+    listed = [[name, f"size {f.stat().st_size}" if _picture(name) else cache.content(f)] for name, f in files]
+    cache.keep()
+    return digest(listed)
+
+
+def _picture(name: str) -> bool:
+    return name.lower().endswith(PICTURES)
+
+
+def _below(folder: Path, prefix: str) -> Iterator[tuple[str, Path]]:
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            if entry.name.startswith("."):
+                continue
+            if entry.is_dir():
+                yield from _below(Path(entry.path), f"{prefix}{entry.name}/")
+            else:
+                yield f"{prefix}{entry.name}", Path(entry.path)
+
+
+class _Cache:
+    """Hashes that earlier commands took, in the user's cache folder; where that can't be written, each command reads again."""
+
+    def __init__(self) -> None:
+        base = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
+        self.file = Path(base) / "vlsafe" / "hashes.json"
+        self.entries: dict[str, list[int | str]] = {}
+        self.changed = False
+        with contextlib.suppress(OSError, ValueError):
+            self.entries = read_json(self.file)
+
+    def known(self, file: Path) -> str | None:
+        entry, now = self.entries.get(str(file)), file.stat()
+        return str(entry[2]) if entry and entry[:2] == [now.st_size, now.st_mtime_ns] else None
+
+    def content(self, file: Path) -> str:
+        known = self.known(file)
+        if known is None:
+            now = file.stat()
+            known = sha256(file)
+            self.entries[str(file)] = [now.st_size, now.st_mtime_ns, known]
+            self.changed = True
+        return known
+
+    def keep(self) -> None:
+        if self.changed:
+            with contextlib.suppress(OSError):
+                write_json(self.file, self.entries)
