@@ -42,6 +42,14 @@ def peak_memory_mb() -> int:
     return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
 
 
+def ran_on() -> str:
+    """What this process has computed on: the name of its GPU where it has used one, else `cpu`."""
+    torch: Any = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_initialized():
+        return str(torch.cuda.get_device_name())
+    return "cpu"
+
+
 @functools.cache
 def code_state() -> dict[str, str | bool]:
     """The commit of the checkout that this package runs from, and whether it was changed since; empty outside a checkout."""

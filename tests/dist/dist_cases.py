@@ -1,7 +1,8 @@
 """Trainings of a few steps, to run alone or as a rank: python dist_cases.py FOLDER CASE...   (or under torchrun).
 
-A case is `METHOD[-qwen][-lora][-accumulate][-bf16][-text]@WAY`, WAY one of none, zero1, zero2, zero3, zero3_offload. It leaves
-FOLDER/CASE/ with the model and `facts.json`. `-bare` takes away what stands in for an absent picture.
+A case is `METHOD[-qwen][-lora][-rates][-accumulate][-bf16][-half][-save32][-text]@WAY`, WAY one of none, zero1, zero2, zero3,
+zero3_offload; `half` begins from a parent stored in bf16. It leaves FOLDER/CASE/ with the model and `facts.json`. `-bare` takes
+away what stands in for an absent picture.
 """
 
 from __future__ import annotations
@@ -39,7 +40,8 @@ WAYS: dict[str, Any] = {
 def phases(what: set[str], steps: int = 9) -> list[Phase]:
     setting = Optimization(
         steps=steps, batch_size=8, learning_rate=3e-3, warmup_steps=2, schedule="cosine", weight_decay=0.1,
-        precision="bf16" if "bf16" in what else "fp32",
+        precision="bf16" if "bf16" in what else "fp32", projector_learning_rate=5e-4 if "rates" in what else None,
+        max_length=34 if "short" in what else None,
     )  # fmt: skip
     lora = Lora(rank=4, alpha=8, projector_learning_rate=1e-3) if "lora" in what else None
     # 27 pictures of 56 rows: a pass has batches of pictures, batches of text, and one of 3 pictures and 5 texts, so that the
@@ -139,12 +141,16 @@ def run(
         folder / "out", folder / "work", execution=execution, ranks=ranks, should_stop=stopper.asked, snapshots=taken
     )
     (folder / "out").mkdir(parents=True, exist_ok=True)
-    device = "cpu"
     if "bare" in kinds:
         exact.AbsentPicture = Nothing
     if half == ranks.rank:
         die_in_a_checkpoint(5)
-    model, processor = run_phases(lambda: (load_model(parent, device, train=True), load_processor(parent)), phases(kinds), ctx)
+    where = parent.with_name("half") if "half" in kinds else parent
+
+    def load() -> tuple[Any, Any]:
+        return load_model(where, "cpu", train=True), load_processor(where)
+
+    model, processor = run_phases(load, phases(kinds), ctx, "fp32" if "save32" in kinds else "parent")
     if ranks.main:
         save_model(model, processor, folder / "out")
         (folder / "facts.json").write_text(json.dumps(ctx.facts))

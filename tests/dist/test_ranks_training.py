@@ -15,7 +15,7 @@ import pytest
 import train_qwen
 import train_tiny as tiny
 
-from vlsafe.model.load import load_model
+from vlsafe.model.load import load_model, load_processor, save_model
 
 pytestmark = pytest.mark.dist
 HERE = Path(__file__).parent
@@ -25,11 +25,19 @@ MORE = [
     "sft@zero1", "sft@zero3_offload", "kto@none", "kto@zero2", "kto@zero3", "sft-two@none", "sft-two@zero2", "sft-two@zero3",
     "sft-accumulate@none", "sft-accumulate@zero2", "sft-accumulate@zero3", "sft-recompute@zero3", "sft-snapshots@none",
     "sft-snapshots@zero3", "sft-lora-snapshots@zero3", "dpo-accumulate@none", "dpo-accumulate@zero2",
+    "sft-rates-short@none", "sft-rates-short@zero2", "sft-rates-short@zero3", "sft-half-save32@zero3",
 ]  # fmt: skip
 QWEN = ["sft-qwen@none", "sft-qwen@zero2", "sft-qwen@zero3", "dpo-qwen@zero3", "kto-qwen@none"]
 BF16 = ["sft-bf16@none", "sft-bf16@zero2", "sft-bf16@zero3"]
-ALONE = ["sft", "sft-lora", "dpo", "dpo-lora", "kto", "sft-two", "sft-bf16", "sft-snapshots", "sft-lora-snapshots"]
-ALONE += ["sft-qwen", "dpo-qwen", "kto-qwen"]
+HALF = [f"sft-{kind}half-bf16{save}@{way}" for kind, save, way in (
+    ("", "", "none"), ("", "-save32", "none"), ("", "", "zero3"), ("", "-save32", "zero3"), ("lora-", "-save32", "zero3"),
+    ("", "-save32", "zero2"),
+)]  # fmt: skip
+ALONE = [
+    "sft", "sft-lora", "dpo", "dpo-lora", "kto", "sft-two", "sft-bf16", "sft-snapshots", "sft-lora-snapshots",
+    "sft-rates-short", "sft-half-save32", "sft-half-bf16", "sft-half-bf16-save32", "sft-lora-half-bf16-save32",
+    "sft-qwen", "dpo-qwen", "kto-qwen",
+]  # fmt: skip
 
 
 def run(folder: Path, launcher: list[str], *cases: str) -> subprocess.CompletedProcess[str]:
@@ -45,11 +53,19 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("dist")
     tiny.llava(folder / "parent")
     train_qwen.qwen(folder / "qwen")
-    many = sorted([*SAME, *MORE, *QWEN, *BF16], key=lambda case: not case.endswith("@none"))  # DeepSpeed stays in a process
+    half(folder)
+    many = sorted(
+        [*SAME, *MORE, *QWEN, *BF16, *HALF], key=lambda case: not case.endswith("@none")
+    )  # DeepSpeed stays in a process
     for launcher, cases in (([sys.executable], [f"{name}@none" for name in ALONE]), (RANKS, many)):
         done = run(folder, launcher, *cases)
         assert done.returncode == 0, done.stdout + done.stderr[-4000:]
     return folder
+
+
+def half(folder: Path) -> None:
+    """The same model, stored in bf16."""
+    save_model(load_model(folder / "parent", "cpu", "bfloat16"), load_processor(folder / "parent"), folder / "half")
 
 
 def alone(case: str) -> str:
@@ -140,6 +156,33 @@ def test_bf16_computes_in_16_bits_and_keeps_weights_in_32(folder: Path, case: st
     assert 0 < max(abs(x - y) for x, y in zip(losses, full, strict=True)) < 5e-2
     trained = [name for name, tensor in weights(many / "out").items() if (tensor.bfloat16().float() != tensor).any()]
     assert any("mlp" in name for name in trained)  # the optimiser's own, not what was computed with
+
+
+@pytest.mark.parametrize("case", HALF)
+def test_a_parent_of_16_bits_is_trained_in_32_and_published_as_asked(folder: Path, case: str) -> None:
+    one, many = weights(folder / "one" / alone(case) / "out"), weights(folder / "many" / case / "out")
+    start = load_model(folder / "half", "cpu").state_dict()
+    assert many.keys() == one.keys() == start.keys()
+    assert {str(tensor.dtype) for tensor in many.values()} == {"torch.float32" if "save32" in case else "torch.bfloat16"}
+    frozen = [name for name in start if "vision_tower" in name]
+    assert frozen and all(many[name].to(start[name].dtype).equal(start[name]) for name in frozen)
+    changed = [name for name in start if not many[name].to(one[name].dtype).float().equal(start[name].float())]
+    assert {"multi_modal_projector" in name for name in changed} == {True, False}
+    assert max(abs(float((one[name].float() - many[name].float()).abs().max())) for name in changed) < 1e-2
+    if "save32" in case:  # the optimiser's own weights, not what was computed with
+        assert any((many[name].bfloat16().float() != many[name]).any() for name in changed)
+    facts = json.loads((folder / "many" / case / "facts.json").read_text())
+    assert facts["weights"] == {"parent": "bfloat16", "published": "float32" if "save32" in case else "bfloat16"}
+    assert facts["phases"]["instruct"]["weights"]["trained"].startswith("float32")
+    a, b = log(folder / "one" / alone(case)), log(folder / "many" / case)
+    assert max(abs(x["loss"] - y["loss"]) for x, y in zip(a, b, strict=True)) < 2e-2
+
+
+@pytest.mark.parametrize("way", ["none", "zero2", "zero3"])
+def test_rows_over_the_longest_allowed_are_left_out(folder: Path, way: str) -> None:
+    facts = json.loads((folder / "many" / f"sft-rates-short@{way}" / "facts.json").read_text())["phases"]["instruct"]
+    assert 0 < sum(facts["dropped_rows_by_source"].values()) < 28
+    assert sum(facts["rows_by_source"].values()) + sum(facts["dropped_rows_by_source"].values()) == 56
 
 
 @pytest.mark.parametrize("case", ["sft-snapshots@none", "sft-snapshots@zero3", "sft-lora-snapshots@zero3"])

@@ -1,4 +1,4 @@
-"""What stands beside the figures: marks of models that were trained otherwise than most, and links that follow a sweep."""
+"""What stands beside the figures: marks of what was made otherwise than most, and links that follow a sweep."""
 
 from __future__ import annotations
 
@@ -21,16 +21,26 @@ from vlsafe.store import Store
 from vlsafe.sweep import Sweep, open_sweep
 
 Grid = Callable[..., Any]
-USUAL = {"threads": 1, "device": "auto", "torch": "2.13.0", "transformers": "5.23.0", "trl": "1.16.0"}
+RAN = (
+    "threads", "device", "ran_on", "num_processes", "num_nodes", "micro_batch_size", "gradient_checkpointing", "deepspeed",
+)  # fmt: skip
+USUAL: dict[str, Any] = {
+    "threads": 1, "device": "auto", "ran_on": "cpu", "num_processes": 1, "num_nodes": 1, "micro_batch_size": None,
+    "deepspeed": None, "gradient_checkpointing": False, "torch": "2.13.0", "transformers": "5.23.0", "trl": "1.16.0",
+}  # fmt: skip
+ZERO3 = {"name": "zero", "stage": 3, "offload": False, "bucket_size": None, "overrides": {}}
 
 
 def publish(store: Store, stage: Stage, made: Mapping[str, Any]) -> None:
-    """An artifact that was made like this: threads and device, and packages."""
+    """An artifact that was made like this: how it ran, and packages."""
     folder = store.path(stage.kind, stage.key)
     folder.mkdir(parents=True)
     manifest = {"key": stage.key, "version": 1, "facts": {}, "files": {}}
-    execution = {name: made[name] for name in ("threads", "device") if name in made}
+    execution = {name: made[name] for name in RAN if name in made}
     packages = {name: value for name, value in made.items() if name not in execution}
+    if "batch_size" in made:
+        execution["settings"] = {"engine": {"batch_size": made["batch_size"]}}
+        packages.pop("batch_size")
     write_json(folder / "manifest.json", {**manifest, "execution": execution, "environment": {"packages": packages}})
 
 
@@ -51,9 +61,16 @@ THREE = ("safety_tune=sft,dpo,none", "merge=ties")
     ("changed", "difference"),
     [
         ({"threads": 2}, "safety_tune: threads 2, most 1"),
-        ({"device": "cuda"}, "safety_tune: device cuda, most auto"),
+        ({"ran_on": "NVIDIA H100"}, "safety_tune: device NVIDIA H100, most cpu"),
+        ({"ran_on": None}, ""),
         ({"torch": "2.12.0"}, "safety_tune: torch 2.12.0, most 2.13.0"),
         ({"trl": "1.15.0"}, "safety_tune: trl 1.15.0, most 1.16.0"),
+        ({"num_processes": 8}, "safety_tune: num_processes 8, most 1"),
+        ({"num_nodes": 2}, ""),
+        ({"deepspeed": ZERO3}, "safety_tune: deepspeed zero3, most none"),
+        ({"deepspeed": {**ZERO3, "offload": True}}, "safety_tune: deepspeed zero3_offload, most none"),
+        ({"micro_batch_size": 4}, "safety_tune: micro_batch_size 4, most null"),
+        ({"gradient_checkpointing": True}, "safety_tune: gradient_checkpointing True, most False"),
         ({"numpy": "1.0"}, ""),
     ],
 )
@@ -70,6 +87,41 @@ def test_rows_whose_training_ran_otherwise_than_most_say_in_what(
         cell = next(c for c in plan.cells if sweep.cell_name(c.cell) == result.cell)
         touched = cell.roles["tuned"] == odd and result.role in ("tuned", "merged")
         assert result.execution == ((difference,) if touched and difference else ())
+
+
+def test_answers_that_were_made_otherwise_mark_their_row_and_no_other(grid: Grid, tmp_path: Path) -> None:
+    sweep, plan = planned(grid, tmp_path / "sweep", *THREE)
+    store = Store(tmp_path / "store")
+    asked = {s.id: s for s in plan.stages.values() if s.kind == "generate"}
+    odd = {
+        e.benchmark: plan.stages[e.stage].parents["responses"]
+        for c in plan.cells for e in c.evaluations if c.cell.choices["safety_tune"] == "sft" and e.role == "merged"
+    }  # fmt: skip
+    slow, other = odd["mw_direct"], odd["mw_wrapped"]
+    for id, stage in plan.stages.items():
+        usual = {**USUAL, **({"batch_size": 128} if id in asked else {})}
+        made = {slow: {"batch_size": 1}, other: {"ran_on": "NVIDIA H100", "threads": 4, "trl": "1.0"}}.get(id, {})
+        publish(store, stage, {**usual, **made})
+    states = dict.fromkeys(plan.stages, "exists")
+    found = {
+        (r.choices["safety_tune"], r.role, r.benchmark): r.execution
+        for r in cell_results(sweep, plan, states, store)
+        if r.execution
+    }
+    assert found == {
+        ("sft", "merged", "mw_direct"): ("generate: batch_size 1, most 128",),
+        ("sft", "merged", "mw_wrapped"): ("generate: device NVIDIA H100, most cpu",),
+    }
+
+
+def test_a_merge_by_another_torch_is_marked_and_its_threads_are_not(grid: Grid, tmp_path: Path) -> None:
+    sweep, plan = planned(grid, tmp_path / "sweep", *THREE)
+    merges = [s for s in plan.stages.values() if s.kind == "merge"]
+    for stage in plan.stages.values():
+        made = {merges[0].id: {"torch": "2.12.0"}, merges[1].id: {"threads": 8}}.get(stage.id, {})
+        publish(Store(tmp_path), stage, {**USUAL, **made})
+    found = {said for said in differences(sweep, plan, Store(tmp_path)).values() if said}
+    assert found == {("merge: torch 2.12.0, most 2.13.0",)}
 
 
 def test_kinds_of_training_are_not_compared_with_each_other(grid: Grid, tmp_path: Path) -> None:
@@ -100,11 +152,11 @@ def test_the_table_and_the_markdown_mark_such_rows_and_explain_it_once(tmp_path:
         ("tuned‡", "sft", "none"), ("merged‡", "sft", "ties"),
     }  # fmt: skip
     wide = [line.plain for line in render(grid, 160)]
-    assert wide[-1] == "‡ trained otherwise than most · " + " · ".join(said)
+    assert wide[-1] == "‡ made otherwise than most · " + " · ".join(said)
     for width in (40, 80):
         lines = [line.plain for line in render(grid, width)]
         assert max(map(len, lines)) <= width
-        assert all(part in "\n".join(lines) for part in ("‡ trained otherwise than most", *said))
+        assert all(part in "\n".join(lines) for part in ("‡ made otherwise than most", *said))
     shown = markdown.render(grid)
     assert shown.count("| merged‡ |") == 1
     assert shown.splitlines()[-1] == wide[-1].replace("_", "\\_")

@@ -273,6 +273,17 @@ def test_latex_and_csv_hold_the_table_and_no_text_becomes_a_command(tmp_path: Pa
     assert file_names(["a/b", "a b", "main", "../..", "A-B"]) == ["a-b", "a-b-2", "main-2", "benchmark", "A-B-3"]
 
 
+def test_what_was_made_otherwise_is_marked_in_the_page_and_in_latex_and_explained_once(tmp_path: Path) -> None:
+    said, plain = ("safety_tune: num_processes 8, most 1",), small(tmp_path)
+    marked = [replace(r, execution=said if r.role == "tuned" else ()) for r in plain]
+    for results, times in ((marked, 1), (plain, 0)):
+        page = build(source_of(results, tmp_path)).read_text("utf-8")
+        assert page.count(f"‡ made otherwise than most · {said[0]}") == times
+        assert ("tuned‡" in page) == ("‡" in page) == bool(times)
+        text = (tmp_path / "tables" / "main.tex").read_text("utf-8")
+        assert ("made otherwise than most" in text) == bool(times)
+
+
 def test_over_seeds_the_table_holds_means_and_the_benchmarks_each_seed(tmp_path: Path) -> None:
     scored = score(small(tmp_path / "store", seeds=(0, 1)))
     write_tables(scored, tmp_path)

@@ -12,6 +12,7 @@ import torch
 import train_tiny as tiny
 from safetensors.torch import load_file
 
+from vlsafe.data.rows import TrainingData
 from vlsafe.errors import CheckError, ConfigError, StageInterrupted
 from vlsafe.model.load import in_dtype, load_model, load_processor, save_model
 from vlsafe.registry import make
@@ -171,6 +172,11 @@ def test_a_number_that_16_bits_cannot_hold() -> None:
         in_dtype(torch.tensor([1e5]), torch.float16, "w")
 
 
+class Rows(TrainingData):
+    def supervised(self, purpose: Any, n: int, seed: int) -> Any:
+        return tiny.supervised(n, seed, 1.0 if purpose == "projector" else 0.5)
+
+
 STEPS = {"steps": 4, "batch_size": 8, "learning_rate": 1e-3}
 COMPONENTS = [
     ("adaptation", {"name": "llava", "projector": STEPS, "instruct": STEPS}),
@@ -189,6 +195,13 @@ def test_every_training_has_the_setting_and_its_key_knows_it_where_it_is_set(gro
         make(group, {**settings, "save_dtype": "float32"})
 
 
-def test_joint_training_publishes_what_the_adaptation_does() -> None:
-    with pytest.raises(ConfigError, match=r"safety_tune.save_dtype=bf16: joint training publishes .* adaptation.save_dtype"):
-        make("safety_tune", {**COMPONENTS[2][1], "save_dtype": "bf16", "order": "joint"}).check()
+def test_joint_training_publishes_what_the_adaptation_does(parents: dict[str, Path], tmp_path: Path) -> None:
+    """As all that its optimisation says: of the tuning only its rows count, in the key too."""
+    joint = {**COMPONENTS[2][1], "order": "joint"}
+    tuning, plain = make("safety_tune", {**joint, "save_dtype": "fp32"}), make("safety_tune", joint)
+    tuning.check()
+    assert tuning.joint_spec() == plain.joint_spec()
+    adaptation = make("adaptation", {**COMPONENTS[0][1], "save_dtype": "bf16"})
+    ctx = StageContext(tmp_path / "out", tmp_path / "work", {"model": parents["float32"]}, Execution(device="cpu"))
+    tuning.run(Rows(), ctx, adaptation=adaptation)
+    assert {t.dtype for t in load_file(tmp_path / "out" / "model.safetensors").values()} == {torch.bfloat16}

@@ -219,6 +219,8 @@ def test_the_loss_of_unpaired_answers_is_trls(parent: Path, tmp_path: Path) -> N
     for metric in ("kl", "rewards/margins", "rewards/chosen", "logps/rejected"):
         assert ours._metrics["train"][metric][-1] == pytest.approx(theirs._metrics["train"][metric][-1], rel=1e-3, abs=1e-3)
     assert ours._metrics["train"]["kl"][-1] > 0
+    assert ours.step_metrics()["kl"] > 0
+    assert not ours._metrics["train"], "what every step adds to is emptied by every step"
 
 
 def parts(messages: list[Any]) -> list[Any]:

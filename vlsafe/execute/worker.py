@@ -28,7 +28,7 @@ from vlsafe.execute.events import EventWriter, State
 from vlsafe.execute.process import StopRequest, end_with_launcher, given_gpus, set_path, set_threads
 from vlsafe.execute.stages import run_stage
 from vlsafe.execute.task import StageOrder, Task, load_task
-from vlsafe.provenance import environment
+from vlsafe.provenance import environment, ran_on
 from vlsafe.ranks import ALONE, Ranks, join, world_size
 from vlsafe.stage import TRAINING_KINDS, PublishSnapshot, StageContext, no_progress
 from vlsafe.store import Store
@@ -234,7 +234,7 @@ class Worker:
             "spec": order.spec,
             "parents": order.parents,
             "facts": facts,
-            "execution": {"settings": order.settings, **vars(self.task.execution), **given_gpus()},
+            "execution": {"settings": order.settings, **vars(self.task.execution), **given_gpus(), "ran_on": ran_on()},
             "environment": environment(),
             "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(started)),
             "seconds": seconds,

@@ -71,7 +71,7 @@ def _conditions(scored: Sequence[Scored]) -> tuple[str, ...]:
 
 def _execution(scored: Sequence[Scored]) -> tuple[str, ...]:
     differences = dict.fromkeys(printable(difference) for s in scored for difference in s.result.execution)
-    return ("‡ trained otherwise than most", *differences) if differences else ()
+    return ("‡ made otherwise than most", *differences) if differences else ()
 
 
 def _several_judges(scored: Sequence[Scored]) -> bool:
@@ -116,7 +116,7 @@ def _line(row: Row, varied: Sequence[str], columns: Sequence[Column], judged: bo
         labels[varied.index("merge")] += "†"
     elif first.collapsed:
         role += "†"
-    role += "‡" if first.execution else ""
+    role += "‡" if any(s.result.execution for s in row) else ""
     found = {(s.result.axis, s.result.benchmark): s for s in row}
     entries = tuple(_entry(found.get((c.axis, c.benchmark))) for c in columns)
     return Line((role, *labels, *([_judge(first)] if judged else [])), entries, first.final)

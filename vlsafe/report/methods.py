@@ -9,7 +9,7 @@ from typing import Any
 from vlsafe.report.live import clock
 from vlsafe.report.results import plain
 from vlsafe.report.source import StageFacts
-from vlsafe.stage import STAGE_KINDS
+from vlsafe.stage import STAGE_KINDS, TRAINING_KINDS
 
 MADE = ("model", "adaptation", "safety_tune", "merge")  # stages whose settings are recipes
 ASKED = {
@@ -85,7 +85,8 @@ def surroundings(stages: Sequence[StageFacts]) -> list[tuple[str, str]]:
     for s in stages:
         said = {"python": s.python, "platform": s.platform, "device": s.device, "code": s.code}
         threads = {f"threads of {s.kind}": str(s.threads)} if s.threads is not None and s.kind in MADE else {}
-        for name, value in {**said, **threads, **s.packages}.items():
+        processes = {f"processes of {s.kind}": s.processes} if s.kind in TRAINING_KINDS else {}
+        for name, value in {**said, **threads, **processes, **s.packages}.items():
             if value:
                 values.setdefault(name, {})[value] = None
     return [(name, _listed(v)) for name, v in values.items()]

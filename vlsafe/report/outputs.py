@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-from collections import Counter
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,13 +13,12 @@ from vlsafe.errors import StoreError
 from vlsafe.execute.survey import Survey
 from vlsafe.files import write_atomic, write_json
 from vlsafe.plan import CellPlan, Plan
+from vlsafe.report.executions import differing_executions
 from vlsafe.report.results import CellResult, Status, conditions
-from vlsafe.stage import TRAINING_KINDS
 from vlsafe.store import Store
 from vlsafe.sweep import Sweep
 
 THERE = ("exists", "done", "found")
-COMPARED_PACKAGES = ("torch", "transformers", "trl")
 
 
 class Reason(NamedTuple):
@@ -124,15 +122,16 @@ def link(path: Path, target: Path, there: bool) -> None:
 def cell_results(sweep: Sweep, plan: Plan, states: Mapping[str, str], store: Store) -> list[CellResult]:
     """What results.csv has rows for, in the order of the cells."""
     results, said = [], dict[str, dict[str, str]]()
-    differs = differing_executions(plan, states, store)
+    differs = differing_executions(plan, [id for id in plan.stages if states[id] in THERE], store)
     for planned in plan.cells:
         cell = planned.cell
         choices = {g: cell.choices[g] for g in ("model", "adaptation", "safety_tune", "merge")}
-        trained = {role: [d for id in lineage(plan, made) for d in differs.get(id, ())] for role, made in planned.roles.items()}
         for e in planned.evaluations:
             stage = plan.stages[e.stage]
             status = row_status(states[e.stage])
             responses = stage.parents["responses"]
+            model = planned.roles[e.role] if e.step is None else planned.snapshots[e.step]
+            execution = [d for id in (*lineage(plan, model), responses) for d in differs.get(id, ())]
             if status == "done" and responses not in said:
                 with contextlib.suppress(StoreError):  # labels without their responses are results all the same
                     said[responses] = conditions(store.manifest(*responses.split("/"))["facts"])
@@ -145,7 +144,7 @@ def cell_results(sweep: Sweep, plan: Plan, states: Mapping[str, str], store: Sto
                     benchmark=e.benchmark, judge=e.judge, judge_version=e.judge_version, key=stage.key,
                     labels=store.read(stage.kind, stage.key) if status == "done" else None,
                     swept={axis: cell.value(axis) for axis in sweep.extra_axes}, collapsed=planned.collapsed,
-                    conditions=said.get(responses, {}), execution=tuple(dict.fromkeys(trained[e.role])),
+                    conditions=said.get(responses, {}), execution=tuple(dict.fromkeys(execution)),
                 )
             )  # fmt: skip
     return results
@@ -166,35 +165,3 @@ def lineage(plan: Plan, id: str) -> Iterator[str]:
             seen.add(at)
             yield at
             todo.extend(plan.stages[at].parents.values())
-
-
-def differing_executions(plan: Plan, states: Mapping[str, str], store: Store) -> dict[str, tuple[str, ...]]:
-    """For each training stage that ran otherwise than most stages of its kind: in what, as `safety_tune: threads 2, most 1`.
-
-    Kinds are not compared with each other: an adaptation has more threads than a tuning by default. What a manifest does not
-    say is not compared, and of two values that are equally many the one that the plan names first is taken as most.
-    """
-    made: dict[str, dict[str, str]] = {}
-    for id, stage in plan.stages.items():
-        if stage.kind in TRAINING_KINDS and states[id] in THERE:
-            with contextlib.suppress(StoreError):
-                made[id] = how_made(store.manifest(stage.kind, stage.key))
-    counts: dict[tuple[str, str], Counter[str]] = {}
-    for id, said in made.items():
-        for aspect, value in said.items():
-            counts.setdefault((plan.stages[id].kind, aspect), Counter())[value] += 1
-    most = {at: values.most_common(1)[0][0] for at, values in counts.items()}
-    differs: dict[str, tuple[str, ...]] = {}
-    for id, said in made.items():
-        kind = plan.stages[id].kind
-        differs[id] = tuple(f"{kind}: {a} {v}, most {most[kind, a]}" for a, v in said.items() if v != most[kind, a])
-    return differs
-
-
-def how_made(manifest: Mapping[str, Any]) -> dict[str, str]:
-    """What of a training's execution is compared between cells: it is in no key, and can move a result by a little."""
-    execution, environment = manifest.get("execution") or {}, manifest.get("environment") or {}
-    packages = environment.get("packages") or {}
-    said = {"threads": execution.get("threads"), "device": execution.get("device")}
-    said |= {name: packages.get(name) for name in COMPARED_PACKAGES}
-    return {aspect: str(value) for aspect, value in said.items() if value is not None}

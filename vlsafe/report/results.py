@@ -49,7 +49,7 @@ class CellResult:
     swept: Mapping[str, Any] = field(default_factory=dict)
     collapsed: bool = False
     conditions: Mapping[str, Any] = field(default_factory=dict)  # template, decoding, text_image, ...: what tables say beside
-    execution: tuple[str, ...] = ()  # in what the role's model was trained otherwise than most of the sweep: threads, ...
+    execution: tuple[str, ...] = ()  # in what model or answers were made otherwise than most of the sweep: threads, ...
     step: int | None = None  # of a training checkpoint; None is the end
     last_step: int | None = None  # of the adaptation that made the role `adapted`: where its end lies among the steps
 

@@ -15,6 +15,7 @@ from typing import Any
 from vlsafe.cells import flatten
 from vlsafe.errors import StoreError
 from vlsafe.plan import Plan
+from vlsafe.report.executions import device, zero_option
 from vlsafe.report.outputs import THERE, Reason
 from vlsafe.report.results import Scored, rows
 from vlsafe.stage import STAGE_KINDS
@@ -37,6 +38,7 @@ class StageFacts:
     seconds: float | None = None
     threads: int | None = None
     device: str = ""
+    processes: str = ""  # of a training: how many, and how DeepSpeed shared it
     python: str = ""
     platform: str = ""
     packages: Mapping[str, str] = field(default_factory=dict)
@@ -127,13 +129,18 @@ def facts_of(kind: str, key: str, label: str, manifest: Mapping[str, Any]) -> St
     return StageFacts(
         kind=kind, key=key, label=label, settings=settings, started=str(manifest.get("started") or ""),
         seconds=float(seconds) if isinstance(seconds, int | float) else None,
-        threads=threads if isinstance(threads, int) else None, device=str(execution.get("device") or ""),
+        threads=threads if isinstance(threads, int) else None, device=device(execution) or "", processes=processes(execution),
         python=str(environment.get("python") or ""), platform=str(environment.get("platform") or ""),
         packages={str(k): str(v) for k, v in _mapping(environment.get("packages")).items()},
         code=f"{str(code.get('commit', ''))[:12]}{', changed since' if code.get('modified') else ''}" if code else "",
         template=str(_mapping(manifest.get("facts")).get("template_hash") or ""),
         files=hashlib.sha256(json.dumps(files, sort_keys=True).encode()).hexdigest()[:16],
     )  # fmt: skip
+
+
+def processes(execution: Mapping[str, Any]) -> str:
+    count, zero = execution.get("num_processes"), zero_option(execution)
+    return "" if count is None else f"{count}" if zero in (None, "none") else f"{count} by {zero}"
 
 
 def _mapping(value: Any) -> Mapping[str, Any]:

@@ -107,5 +107,6 @@ def readable(encoder: Encoder, examples: Sequence[Example], rows: Sequence[Mappi
 def check_finite(step: int, loss: float, grad_norm: float, where: str) -> None:
     """Raises `CheckError` for a loss or gradient that is no number."""
     for name, value in (("loss", loss), ("gradient norm", grad_norm)):
-        if value != value or value in (float("inf"), float("-inf")):
+        undefined = name == "gradient norm" and value < 0  # DeepSpeed's -1
+        if value != value or abs(value) == float("inf") or undefined:
             raise CheckError(f"{where}: the {name} of step {step} is {value}: lower learning_rate or raise warmup_steps")

@@ -61,9 +61,10 @@ class Compared(Exact):
         return dataset
 
     def step_metrics(self) -> dict[str, float]:
-        seen = self._metrics["train"]  # TRL's, one entry a micro-batch, which it averages only where it logs
-        parts = self.args.gradient_accumulation_steps
-        return {ours: sum(seen[theirs][-parts:]) / parts for ours, theirs in self.metric_names}
+        seen = self._metrics["train"]  # TRL's, one entry a micro-batch, which it averages and clears only where it logs
+        found = {ours: sum(seen[t]) / len(seen[t]) if seen[t] else float("nan") for ours, t in self.metric_names}
+        seen.clear()
+        return found
 
     def reference(self, inputs: Any) -> tuple[Any, Any]:
         """The log-probabilities of a batch for each of `reference_columns`."""

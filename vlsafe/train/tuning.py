@@ -112,11 +112,6 @@ class Trained(SafetyTune):
                 "safety_tune.lora: joint training trains as the adaptation does; set safety_tune=sft (adaptation=llava_lora"
                 " has adapters), or safety_tune.order=after"
             )
-        if self.save_dtype != "parent":
-            raise ConfigError(
-                f"safety_tune.save_dtype={self.save_dtype}: joint training publishes what the adaptation does; set"
-                " adaptation.save_dtype, or safety_tune.order=after"
-            )
 
     def check_text_only(self) -> None:
         check_text_only(self.trainable)
@@ -143,8 +138,8 @@ class Supervised(Trained):
     """Supervised tuning on refusals (as VLGuard, arXiv 2402.02207: post-hoc is `after`, mixed is `joint`).
 
     `joint` shows in one shuffled order the rows that adaptation and tuning would see one after the other, under the
-    adaptation's optimisation, with its adapters where it has them; `optimization` then only says how many rows the tuning
-    brings. `helpful` is the share of the adaptation's instructions among the rows.
+    adaptation's optimisation, with its adapters where it has them, published in its dtype; `optimization` then only says how
+    many rows the tuning brings. `helpful` is the share of the adaptation's instructions among the rows.
     """
 
     def purposes(self) -> tuple[Purpose, ...]:

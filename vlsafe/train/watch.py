@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from vlsafe.train.checkpoint import seal
 from vlsafe.train.checks import check_finite
 
 FLUSH_SECONDS = 0.4  # reading losses makes a GPU wait, and nobody reads faster
+MAY_BE_UNDEFINED = ("reward_margin",)  # for a rank: KTO's, where there is no desirable answer or no undesirable one
 
 
 class Watch(TrainerCallback):  # type: ignore[misc]
@@ -88,13 +89,15 @@ class Watch(TrainerCallback):  # type: ignore[misc]
         device = self.pending[0][1].device
         mine = [torch.stack([loss.float(), norm.float().to(device)]) for _, loss, norm, *_ in self.pending]
         values = torch.stack(mine).tolist()
-        losses = mean_over(self.ctx.ranks, [{"loss": loss} for loss, _ in values])
-        metrics = mean_over(self.ctx.ranks, [more for *_, more, _ in self.pending])
-        counts = [sum(counts) for counts in zip(*self.ctx.ranks.gather([p[4] for p in self.pending]), strict=True)]
+        ranks = self.ctx.ranks
+        losses = mean_over(ranks, [{"loss": loss} for loss, _ in values])
+        norms = worst_over(ranks, [norm for _, norm in values])
+        metrics = mean_over(ranks, [more for *_, more, _ in self.pending], MAY_BE_UNDEFINED)
+        counts = [sum(counts) for counts in zip(*ranks.gather([p[4] for p in self.pending]), strict=True)]
         new: list[dict[str, Any]] = []
         memory = peak_memory_mb()
-        for i, ((step, _, _, rate, _, _, at), (_, norm)) in enumerate(zip(self.pending, values, strict=True)):
-            loss, more, tokens = losses[i]["loss"], metrics[i], counts[i]
+        for i, (step, _, _, rate, _, _, at) in enumerate(self.pending):
+            loss, norm, more, tokens = losses[i]["loss"], norms[i], metrics[i], counts[i]
             check_finite(step, loss, norm, self.where)
             seconds = self.before + at - self.started
             earlier = (new or self.lines)[-1]["seconds"] if new or self.lines else 0.0
@@ -109,12 +112,17 @@ class Watch(TrainerCallback):  # type: ignore[misc]
         self.tell(new[-1]["step"], f"{self.where}, loss {new[-1]['loss']:.3f}")
 
 
-def mean_over(ranks: Ranks, mine: list[dict[str, float]]) -> list[dict[str, float]]:
-    """Each entry's mean over the ranks that have it: a rank without a desirable answer has no reward of one."""
+def mean_over(ranks: Ranks, mine: list[dict[str, float]], may_be_undefined: Collection[str] = ()) -> list[dict[str, float]]:
+    """Each entry's mean over the ranks; of those that may be undefined, over the ranks that have a number."""
     if ranks.world == 1:
         return mine
     means = []
     for entries in zip(*ranks.gather(mine), strict=True):
-        found = {name: [e[name] for e in entries if e[name] == e[name]] for name in entries[0]}
+        found = {name: [e[name] for e in entries if name not in may_be_undefined or e[name] == e[name]] for name in entries[0]}
         means.append({name: sum(values) / len(values) if values else float("nan") for name, values in found.items()})
     return means
+
+
+def worst_over(ranks: Ranks, mine: list[float]) -> list[float]:
+    """Each gradient norm, which is that of all ranks; where a rank has none that is a number, that one."""
+    return [next((n for n in norms if not 0 <= n < float("inf")), norms[0]) for norms in zip(*ranks.gather(mine), strict=True)]
