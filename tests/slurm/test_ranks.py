@@ -67,4 +67,5 @@ def test_a_port_in_use_and_a_set_up_line_that_fails_say_what_to_set(site: Site) 
             shown = site.status(sweep)
             assert shown.returncode == 1
             assert f"FAILED safety_tune tiny › tiny › tiny_sft: {told}" in shown.stdout
-            assert {s for id, s in site.states(sweep).items() if id.startswith("generate")} >= {"skipped"}
+        assert {s for id, s in site.states("port").items() if id.startswith("generate")} >= {"skipped"}
+        assert "its last job wrote no results: hydra.launcher.setup: 'cat no/such/module'" in site.status("set_up").stdout
