@@ -58,7 +58,7 @@ def test_a_port_in_use_and_a_set_up_line_that_fails_say_what_to_set(site: Site) 
     with socket.create_server(("127.0.0.1", 0)) as held:
         port = held.getsockname()[1]
         site.submit("port", *cell, "safety_tune.seed=42", "num_processes=2", f"hydra.launcher.port={port}")
-        site.submit("set_up", *cell, "safety_tune.seed=43", "hydra.launcher.setup=[true,'cat no/such/module']")
+        site.submit("set_up", *cell, "safety_tune.seed=43", "hydra.launcher.setup=[date,'cat no/such/module']")
         for sweep, told in (
             ("port", f"hydra.launcher.port: {port} is in use on"),
             ("set_up", "hydra.launcher.setup: 'cat no/such/module' failed with status 1 on"),
@@ -67,4 +67,5 @@ def test_a_port_in_use_and_a_set_up_line_that_fails_say_what_to_set(site: Site) 
             shown = site.status(sweep)
             assert shown.returncode == 1
             assert f"FAILED safety_tune tiny › tiny › tiny_sft: {told}" in shown.stdout
-            assert {s for id, s in site.states(sweep).items() if id.startswith("generate")} >= {"skipped"}
+        assert {s for id, s in site.states("port").items() if id.startswith("generate")} >= {"skipped"}
+        assert "its last job wrote no results: hydra.launcher.setup: 'cat no/such/module'" in site.status("set_up").stdout

@@ -67,9 +67,12 @@ def test_a_sweep_is_sent_once_however_often_it_is_asked_for(untracked: Tracked) 
 
 
 def test_an_offline_run_that_was_synced_or_not_is_not_doubled_online(copied: Tracked) -> None:
+    record = copied.sweep / "sweep.json"
+    record.write_text(record.read_text().replace('"mode": "auto"', '"mode": "offline"'))  # as on nodes without a network
     with Loopback() as server:
         tracked = at(copied, server)
         assert tracked.dashboard("grid", "sync").returncode == 0
+        assert len(server.runs) == 8
         assert not tracked.offline()  # else `wandb sync` would add the rows once more
         offline = Tracked(copied.outputs, {"WANDB_BASE_URL": server.url})
         _, id = offline.stage_ids("model")

@@ -21,7 +21,7 @@ from rich.text import Text
 from vlsafe.cluster import slurm
 from vlsafe.cluster.cancel import cancel
 from vlsafe.cluster.jobs import Submission, load_submission
-from vlsafe.cluster.look import JobState, look
+from vlsafe.cluster.look import JobState, complaint, look
 from vlsafe.errors import VlsafeError
 from vlsafe.execute.events import EventReader
 from vlsafe.execute.progress import Progress
@@ -219,6 +219,8 @@ def headline(sweep: Sweep, lines: Sequence[Line], finish: JobState | None, submi
     elif finish is not None and finish.live:
         assert isinstance(finish.now, slurm.Job)
         said += f"; job {finish.record.job} writes the results" + (" now" if finish.now.state == "RUNNING" else " at the end")
+    elif finish is not None and (why := complaint(Path(finish.record.log))):
+        said += f"; its last job wrote no results: {printable(why)}"
     elif counts["to run"]:
         said += "; the same command goes on"
     return f"sweep {sweep.name}: {said}"

@@ -7,6 +7,7 @@ python launch/dashboard.py SWEEP sync    sends what was not sent yet; with --res
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import importlib.util
 from collections.abc import Sequence
 from pathlib import Path
@@ -41,6 +42,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     sweep = load_sweep(Path(options.outputs).absolute() / "sweeps" / options.sweep)
     tracking = tracking_of(sweep, options.project, options.entity)
     if options.action == "sync":
+        if isinstance(tracking, WandbTracking) and tracking.mode == "offline":  # said of where it ran, not of here
+            tracking = dataclasses.replace(tracking, mode="auto")
         return sync(sweep, Store(Path(options.store or store_of(sweep))), tracking, options.resend, console)
     return build(sweep, tracking, console)
 
@@ -68,7 +71,12 @@ def sync(sweep: Sweep, store: Store, tracking: Tracking, again: bool, console: C
         raise ConfigError("WANDB_MODE=disabled: nothing is sent; unset it")
     status = follower.finish(None)
     if status is None:
-        console.print(Text("tracking: everything was sent before; --resend sends it again", style="dim"))
+        kept = (
+            ""
+            if follower.destination.online or not isinstance(tracking, WandbTracking)
+            else (f" to files for `wandb sync` (no key for {credentials.host()}, or WANDB_MODE=offline)")
+        )
+        console.print(Text(f"tracking: everything was sent before{kept}; --resend sends it again", style="dim"), soft_wrap=True)
         return 0
     return 0 if status.complete else 1
 
