@@ -110,7 +110,10 @@ def test_the_table_fits_the_terminal(width: int) -> None:
     text = io.StringIO()
     console = Console(file=text, width=width, color_system=None)
     long = "a/very-long-organisation-name/with-a-model-of-a-very-long-name-too"
-    show([Finding("missing", long, "gated " * 20, f"accept https://huggingface.co/datasets/{long}"), Finding("fine", "x", "y")], console)
+    show(
+        [Finding("missing", long, "gated " * 20, f"accept https://huggingface.co/datasets/{long}"), Finding("fine", "x", "y")],
+        console,
+    )
     lines = text.getvalue().splitlines()
     assert max(map(len, lines)) <= width
     assert [line[0] for line in lines if line[0] != " "] == ["✗", "✓"]

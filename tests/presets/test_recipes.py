@@ -64,7 +64,10 @@ def test_every_option_that_trains_has_a_meaning_on_real_models() -> None:
     """A new option of the microworld's needs a recipe for real models, or its toy steps would run on 7B."""
     for group in GROUPS:
         for file in (CONF / group).glob("*.yaml"):
-            own = not re.search(r"source: (LLaVA-1.5|VLGuard|SPA-VL|Tulu-2)", file.read_text("utf-8")) or file.stem in MICROWORLD[group]
+            own = (
+                not re.search(r"source: (LLaVA-1.5|VLGuard|SPA-VL|Tulu-2)", file.read_text("utf-8"))
+                or file.stem in MICROWORLD[group]
+            )
             if own and file.stem not in ("none", "checkpoint") and not file.stem.endswith("_released"):
                 for family in families(CONF):
                     assert (CONF / "recipes" / family / group / file.name).is_file(), f"{family}: {group}={file.stem}"

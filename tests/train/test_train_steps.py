@@ -16,6 +16,7 @@ from vlsafe.data.collate import Collator
 from vlsafe.data.encode import Encoder
 from vlsafe.data.mix import Unpaired
 from vlsafe.data.order import balanced, batches
+from vlsafe.model.families import TOKEN_TYPES
 from vlsafe.model.load import load_model, load_processor
 from vlsafe.ranks import ALONE
 from vlsafe.stage import Execution, StageContext
@@ -53,9 +54,11 @@ def bare_loop(
     loss_of: Any,
     seed: int,
     prepare: Any = lambda model: [p for n, p in model.named_parameters() if part_of(n) in PARTS],
-    rates: Any = lambda name: SETTING.learning_rate,
+    rates: Any = None,
+    setting: Optimization = SETTING,
 ) -> Any:
-    """AdamW over the same batches in the same order, written out. `prepare` gives the parameters to train."""
+    """AdamW over the same batches in the same order, written out. `prepare` gives the parameters to train, `rates` the
+    peak of each."""
     model, processor = load_model(parent, "cpu", train=True), load_processor(parent)
     encoder = Encoder(processor)
     encoded = encoder.encode(rows)
@@ -64,21 +67,25 @@ def bare_loop(
     trained = [(n, p.requires_grad_(id(p) in chosen)) for n, p in model.named_parameters()]
     trained = [(n, p) for n, p in trained if p.requires_grad]
     groups = [
-        {"params": [p], "weight_decay": 0.0 if "norm" in n or "bias" in n else SETTING.weight_decay, "peak": rates(n)}
+        {
+            "params": [p],
+            "weight_decay": 0.0 if "norm" in n or "bias" in n else setting.weight_decay,
+            "peak": rates(n) if rates else setting.learning_rate,
+        }
         for n, p in trained
     ]
     optimizer = torch.optim.AdamW(groups)
     pictured, labels = [e.pictures > 0 for e in encoded.examples], [e.label for e in encoded.examples]
     if labels[0] is None:
-        order = batches(pictured, SETTING.batch_size, SETTING.steps, seed)
+        order = batches(pictured, setting.batch_size, setting.steps, seed)
     else:
-        order = balanced(pictured, [bool(label) for label in labels], SETTING.batch_size, SETTING.steps, seed)
+        order = balanced(pictured, [bool(label) for label in labels], setting.batch_size, setting.steps, seed)
     for step, numbers in enumerate(order):
         for group in optimizer.param_groups:
-            group["lr"] = group["peak"] * SETTING.factor(step)
+            group["lr"] = group["peak"] * setting.factor(step)
         loss = loss_of(model, collate(rotated(numbers) if labels[0] is not None else [{"example": i} for i in numbers]))
         loss.backward()
-        torch.nn.utils.clip_grad_norm_([p for _, p in trained], SETTING.max_grad_norm)
+        torch.nn.utils.clip_grad_norm_([p for _, p in trained], setting.max_grad_norm)
         optimizer.step()
         optimizer.zero_grad()
     return model
@@ -92,7 +99,8 @@ def rotated(numbers: list[int]) -> list[dict[str, int]]:
 def answer_log_probs(model: Any, batch: dict[str, Any], prefix: str = "") -> torch.Tensor:
     ids, answered = batch[f"{prefix}input_ids"], batch[f"{prefix}completion_mask"]
     inputs = {"input_ids": ids, "attention_mask": batch[f"{prefix}attention_mask"]}
-    inputs |= {"pixel_values": batch["pixel_values"]} if "pixel_values" in batch else {}
+    inputs |= {name: batch[name] for name in ("pixel_values", "image_grid_thw") if name in batch}
+    inputs |= {TOKEN_TYPES: batch[prefix + TOKEN_TYPES]} if prefix + TOKEN_TYPES in batch else {}
     found = model(**inputs).logits[:, :-1].log_softmax(-1).gather(-1, ids[:, 1:, None])[..., 0]
     return (found * answered[:, 1:]).sum(1)
 

@@ -7,7 +7,6 @@ from pathlib import Path
 
 from vlsafe.sources import UNRESOLVED, Source
 
-
 _said: dict[str, bool] = {}
 
 

@@ -15,7 +15,12 @@ from vlsafe.stand_in.notice import NOTICE
 
 GATED = ("meta-llama/",)  # organisations whose models are all behind terms; data sets and benchmarks say it themselves
 # Repositories whose weights are pickled at the commits that our options name, and so are not read there.
-PICKLED = ("openai/clip-vit-large-patch14-336", "lmsys/vicuna-7b-v1.5", "allenai/tulu-2-7b", "ys-zong/llava-v1.5-7b-Posthoc-lora")
+PICKLED = (
+    "openai/clip-vit-large-patch14-336",
+    "lmsys/vicuna-7b-v1.5",
+    "allenai/tulu-2-7b",
+    "ys-zong/llava-v1.5-7b-Posthoc-lora",
+)
 
 
 def sources(cells: Sequence[Cell]) -> dict[str, tuple[str, Source, Any]]:
@@ -47,7 +52,12 @@ def ids_in(spec: Any) -> Iterator[str]:
 def folders(cells: Sequence[Cell]) -> list[Finding]:
     """Those that are named and not there: without them nothing can be planned."""
     return [
-        Finding("missing", source.folder or "", f"{where}: there is no such file or folder", f"set {setting(where)}.folder to where it is")
+        Finding(
+            "missing",
+            source.folder or "",
+            f"{where}: there is no such file or folder",
+            f"set {setting(where)}.folder to where it is",
+        )
         for where, source, _ in sources(cells).values()
         if source.folder is not None and source.path is not None and not source.path.exists()
     ]
@@ -111,8 +121,12 @@ def elsewhere(where: str, owner: Any) -> list[Finding]:
         return []
     name = where.rpartition(".")[0]
     return [
-        Finding("missing", "pictures of LLaVA-Instruct", f"{name}: they are not on the hub, and no folder is named",
-                f"download them as docs/data.md says, then {name}.images={{folder: /path}}")  # fmt: skip
+        Finding(
+            "missing",
+            "pictures of LLaVA-Instruct",
+            f"{name}: they are not on the hub, and no folder is named",
+            f"download them as docs/data.md says, then {name}.images={{folder: /path}}",
+        )  # fmt: skip
     ]
 
 

@@ -107,5 +107,3 @@ def answering(size: Size, batch_size: int, new_tokens: int) -> float:
 
 def largest(needs: Sequence[tuple[str, Memory]]) -> tuple[str, Memory]:
     return max(needs, key=lambda need: need[1].gpu)
-
-

@@ -13,7 +13,7 @@ from vlsafe.doctor.finding import Finding, gigabytes
 from vlsafe.doctor.hub import read_by, sources
 from vlsafe.doctor.machine import gpu_memory, host_memory
 from vlsafe.doctor.memory import Memory, Training, answering, memory, trainings
-from vlsafe.doctor.shapes import Size, shape_of, size_of
+from vlsafe.doctor.shapes import shape_of, size_of
 from vlsafe.execute.resources import deepspeed_settings, visible_gpus
 from vlsafe.plan import Plan
 from vlsafe.stage import TRAINING_KINDS
@@ -67,20 +67,28 @@ def gpus(cells: Sequence[Cell], plan: Plan, to_run: set[str], launcher: Mapping[
         return []
     size = max(sizes, key=lambda s: s.parameters)
     count, how = processes(cells[0], launcher)
-    findings = [Finding("fine", "model", f"{size.parameters / 1e9:.2f} billion parameters, {size.tower / 1e9:.2f} of them the tower's")]
+    findings = [
+        Finding("fine", "model", f"{size.parameters / 1e9:.2f} billion parameters, {size.tower / 1e9:.2f} of them the tower's")
+    ]
     there, on_cpu = gpu_memory(), cells[0].run.device == "cpu" or (size.parameters < 1e9 and not visible_gpus())
     if launcher is not None or cells[0].run.num_nodes > 1:
         there = []
     for name, (_, need) in phases(plan, to_run, launcher).items():
         said = f"{gigabytes(need.states)} and up to {gigabytes(need.activations)} of activations, in each process ({how})"
-        findings.append(judged(f"{'memory' if on_cpu else 'GPU memory'}: {name}", said, need.gpu, need.states, there, on_cpu, count))
+        findings.append(
+            judged(f"{'memory' if on_cpu else 'GPU memory'}: {name}", said, need.gpu, need.states, there, on_cpu, count)
+        )
         if need.host:
             findings.append(host(f"CPU memory: {name}", need.host / cells[0].run.num_nodes, launcher))
     if any(plan.stages[id].kind == "generate" for id in to_run):
         engine = cells[0].components["engine"]
         need_bytes = answering(size, getattr(engine, "batch_size", 1), getattr(engine, "max_new_tokens", 256))
         said = f"about {gigabytes(need_bytes)} with engine.batch_size={getattr(engine, 'batch_size', 1)}"
-        findings.append(judged(f"{'memory' if on_cpu else 'GPU memory'}: answering", said, need_bytes, 2 * size.parameters, there, on_cpu, 1))
+        findings.append(
+            judged(
+                f"{'memory' if on_cpu else 'GPU memory'}: answering", said, need_bytes, 2 * size.parameters, there, on_cpu, 1
+            )
+        )
     if not there and not on_cpu and launcher is None:
         findings.append(Finding("missing", "GPU", "none is visible here, and a model of this size needs one",
                                 "run where there are GPUs, or set hydra/launcher=slurm"))  # fmt: skip
@@ -171,5 +179,3 @@ def existing(path: Path) -> Path:
     while not path.exists():
         path = path.parent
     return path
-
-

@@ -93,6 +93,9 @@ class Judge(Component):
         judges can read training rows."""
         raise TypeError(f"judge={self.component_name} can't tell harm in training rows")
 
+    def close(self) -> None:
+        """Lets go of what it holds in memory, as a model."""
+
     @classmethod
     def tells_harm(cls) -> bool:
         return cls.harmful is not Judge.harmful

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-import vlsafe.microworld.judge  # noqa: F401 (registers `exact`)
+import vlsafe.microworld.judge  # noqa: F401 (registers `exact`; `llama_guard` is in vlsafe.eval.llama_guard)
 from vlsafe.eval.answers import answered_right
 from vlsafe.eval.base import Judge, Label, ResponseRow
 from vlsafe.eval.refusals import opens_with_refusal, vlguard_refuses

@@ -72,8 +72,7 @@ def put_language_model(model: Lvlm, folder: Path, where: str, vocabulary: str) -
 
     Raises `CheckError` unless it is of the same architecture, and its tokens are the same as the model's first ones.
     """
-    from vlsafe.model.parts import LANGUAGE_MODEL
-    from vlsafe.model.released import EMBEDDING, OUTPUT_MATRIX, is_tied, places_of, same_text_settings
+    from vlsafe.model.released import EMBEDDING, LANGUAGE_MODEL, OUTPUT_MATRIX, is_tied, places_of, same_text_settings
     from vlsafe.model.vocabulary import check_tokens, tokens_of
 
     config = read_text_config(folder)

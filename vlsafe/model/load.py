@@ -88,14 +88,11 @@ def load_model(path: Path | str, device: str = "auto", dtype: Any = None, train:
 
 
 def load_processor(path: Path | str) -> Any:
-    """The processor of a LLaVA folder, the tokenizer of a plain language model's."""
-    import transformers
+    """The processor of a vision-language model's folder, the tokenizer of a plain language model's."""
+    from vlsafe.model.families import load_processor as load
 
-    path = Path(path)
     with quiet():
-        found = (path / "processor_config.json").exists() or (path / "preprocessor_config.json").exists()
-        kind = transformers.AutoProcessor if found else transformers.AutoTokenizer
-        return kind.from_pretrained(path, local_files_only=True, trust_remote_code=False)
+        return load(Path(path))
 
 
 def save_model(model: Any, processor: Any, out: Path | str) -> list[Path]:

@@ -33,6 +33,7 @@ AUXILIARY = (
     "added_tokens.json",
     "processor_config.json",
     "preprocessor_config.json",
+    "video_preprocessor_config.json",
     "chat_template*",
     "additional_chat_templates",
     "LICENSE*",

@@ -85,10 +85,7 @@ def compose(conf: Path, overrides: Sequence[str]) -> Composed:
         for group, comment in choices_in(text):
             if group in chosen:
                 choices[group] = Setting(group, chosen[group], comment, path)
-    settings = [
-        Setting(name, value, *said.get(name, ("", "")))
-        for name, value in flatten_all(plain)
-    ]
+    settings = [Setting(name, value, *said.get(name, ("", ""))) for name, value in flatten_all(plain)]
     return Composed(chosen, choices, tuple(settings), tuple(unknown))
 
 

@@ -47,7 +47,11 @@ def render(conf: Path) -> str:
     real = [name for name in presets(conf) if for_real_models(conf, name)]
     parts = [INTRODUCTION]
     for name in real:
-        parts += [f"## {name}\n", about(conf / "experiment" / f"{name}.yaml"), preset_tables(compose(conf, [f"+experiment={name}"]))]
+        parts += [
+            f"## {name}\n",
+            about(conf / "experiment" / f"{name}.yaml"),
+            preset_tables(compose(conf, [f"+experiment={name}"])),
+        ]
     parts += ["## What the options are on real models\n", OPTIONS]
     for family in families(conf):
         for file in sorted((conf / "recipes" / family).glob("*/*.yaml")):

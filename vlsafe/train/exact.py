@@ -114,9 +114,9 @@ class Exact(Trainer):  # type: ignore[misc]
         pictured = prepared.pop("pictured", None)  # whether any rank's share of this step has a picture
         if pictured is not None and self._sparing is not None:
             self._sparing.idle = () if pictured else SEEING
-        pixels = prepared.pop("absent_pixels", None)
+        picture = prepared.pop("absent_picture", None)
         if self.absent is not None:
-            self.absent.pixels = pixels
+            self.absent.picture = picture
         return prepared
 
     def training_step(self, model: Any, inputs: Any, num_items_in_batch: Any = None) -> Any:

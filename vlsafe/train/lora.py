@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from vlsafe.errors import CheckError, ConfigError
+from vlsafe.model.families import MODEL_INPUTS
 from vlsafe.model.parts import part_of
 from vlsafe.settings import Fraction, PositiveFloat, PositiveInt
 
@@ -100,7 +101,7 @@ def merge(model: Any, layers: Sequence[str], batch: Mapping[str, Any], where: st
         raise CheckError(f"{where}: {len(idle)} of {len(layers)} adapters were not trained: B is still zero in {idle[0]}")
 
     def logits() -> Any:
-        inputs = {k: v.to(model.device) for k, v in batch.items() if k in ("input_ids", "attention_mask", "pixel_values")}
+        inputs = {k: v.to(model.device) for k, v in batch.items() if k in MODEL_INPUTS}
         with torch.no_grad():
             return model(**inputs, use_cache=False).logits[inputs["attention_mask"] == 1].float()
 

@@ -18,6 +18,7 @@ from safetensors.torch import load_file, save_file
 from transformers import PrinterCallback
 from trl import DPOConfig, DPOTrainer, KTOConfig, KTOTrainer, SFTConfig, SFTTrainer
 
+from vlsafe.model.families import TOKEN_TYPES
 from vlsafe.ranks import join_nobody
 from vlsafe.train.checkpoint import mark, verified
 from vlsafe.train.exact import Exact, use_light_head
@@ -30,6 +31,7 @@ class Supervised(Exact, SFTTrainer):  # type: ignore[misc]
 
     def __init__(self, model: Any, **kwargs: Any) -> None:
         super().__init__(model=model, **kwargs)
+        self.model_accepts_loss_kwargs = True  # `compute_loss` counts tokens over micro-batches, whatever the model would do
         use_light_head(model)
 
     def compute_loss(self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None) -> Any:
@@ -116,7 +118,8 @@ class Unpaired(Compared, KTOTrainer):  # type: ignore[misc]
 
     def reference(self, inputs: Any) -> tuple[Any, Any]:
         # Not `compute_ref_log_probs`: it leaves the pictures out.
-        matched = {f"KL_{k}": inputs[k] for k in ("input_ids", "attention_mask", "completion_mask")}
+        own = ("input_ids", "attention_mask", "completion_mask", TOKEN_TYPES)
+        matched = {f"KL_{k}": inputs[k] for k in own if k in inputs}
         with torch.no_grad():
             return self._compute_kl_logps(self.model, {**inputs, **matched}), self._compute_kl_logps(self.model, inputs)
 
