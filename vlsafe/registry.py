@@ -23,6 +23,7 @@ from vlsafe.settings import build, closest
 # Modules that register our own components. They import heavy packages only inside functions.
 OWN_MODULES = (
     "vlsafe.model.components",
+    "vlsafe.model.embedded",
     "vlsafe.model.assembled",
     "vlsafe.model.from_lvlm",
     "vlsafe.data.components",

@@ -182,7 +182,8 @@ def loaded(name: str) -> Mixture:
 def test_shipped_mixtures_name_the_commits_that_their_sets_state() -> None:
     data = loaded("llava_vlguard")
     assert {s.id for _, s in sources_of(data)} == {
-@pytest.mark.parametrize("path", sorted((ROOT / "conf/data").glob("*.yaml")), ids=lambda p: p.stem)
+        "liuhaotian/LLaVA-Pretrain", "liuhaotian/LLaVA-Instruct-150K", "ys-zong/VLGuard", "sqrti/SPA-VL",
+        "PKU-Alignment/PKU-SafeRLHF",
     }  # fmt: skip
     for purpose in PURPOSES:
         for share in getattr(data, purpose).values():

@@ -172,6 +172,42 @@ def test_another_template_than_in_training_stops_the_stage(model: Path, folder: 
         run(folder("out"), other)
 
 
+def with_template(model: Path, other: Path, template: str) -> Path:
+    shutil.copytree(model, other, dirs_exist_ok=True)
+    (other / "chat_template.jinja").write_text(template)
+    return other
+
+
+def test_a_template_that_leaves_out_what_is_asked_stops_the_stage(model: Path, folder: Folder) -> None:
+    own = (model / "chat_template.jinja").read_text()
+    silent = with_template(model, folder("silent"), own.replace("{{ part['text'] }}", "w3"))
+    with pytest.raises(CheckError, match=r"item item-\d+: the chat template leaves out its prompt, 'w\d+ "):
+        run(folder("out"), silent)
+    deaf = with_template(model, folder("deaf"), own.replace("for m in messages", "for m in messages if m['role'] == 'user'"))
+    run(folder("asked"), deaf, benchmark=Few())
+    with pytest.raises(CheckError, match="leaves out its system prompt, 'w5 w6 w7'"):
+        run(folder("told"), deaf, replace(ENGINE, system_prompt="w5 w6 w7"), Few())
+
+
+def test_a_processor_of_a_larger_vocabulary_stops_the_stage(model: Path, folder: Folder) -> None:
+    from vlsafe.model.load import load_processor
+
+    other = folder("other")
+    shutil.copytree(model, other, dirs_exist_ok=True)
+    processor = load_processor(model)
+    processor.tokenizer.add_tokens(["w99"])
+    processor.save_pretrained(other)
+    with pytest.raises(CheckError, match="item new: token id 48 is beyond the model's 48 embeddings"):
+        run(folder("out"), other, benchmark=Few(last=Item("new", "words", "w1 w99", "refuse")))
+
+
+def test_a_prompt_without_room_for_its_answer_stops_the_stage(model: Path, folder: Folder) -> None:
+    long = Few(last=Item("long", "words", "w1 " * 2040, "refuse"))
+    assert len(run(folder("short"), model, replace(ENGINE, max_new_tokens=4), long)[0]) == 3
+    with pytest.raises(CheckError, match=r"item long: 204\d tokens and 8 for the answer are more than the model's 2048"):
+        run(folder("out"), model, replace(ENGINE, max_new_tokens=8), long)
+
+
 @dataclass(frozen=True)
 class Few(Words):
     """Two items that are right and one that is not."""

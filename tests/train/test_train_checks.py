@@ -55,6 +55,25 @@ def test_a_source_without_supervised_tokens(parent: Path, tmp_path: Path) -> Non
         attempt(parent, tmp_path, long)
 
 
+@pytest.mark.parametrize(
+    ("written", "left_out"),
+    [
+        ("{% if m['role'] == 'user' %}{{ m['content'][-1]['text'] }}{% endif %}", "answer"),
+        ("{{ m['content'] | length }}", "prompt"),
+    ],
+    ids=["masks every answer", "writes no text"],
+)
+def test_a_template_that_leaves_out_what_is_said(parent: Path, tmp_path: Path, written: str, left_out: str) -> None:
+    def change(model: Any, processor: Any) -> None:
+        processor.chat_template = (
+            "{% for m in messages %}{{ m['role'] }} : " + written + " {% endfor %}"
+            "{% if add_generation_prompt %}assistant :{% endif %}"
+        )
+
+    with pytest.raises(CheckError, match=f"phase: the chat template leaves out the {left_out} of row 0 of source 'text'"):
+        attempt(parent, tmp_path, tiny.supervised(8, seed=1, pictures=0.0), change=change)
+
+
 def test_image_tokens_that_are_not_the_features(parent: Path, tmp_path: Path) -> None:
     def change(model: Any, processor: Any) -> None:
         processor.num_additional_image_tokens = 0  # the tower's class token is then taken off twice

@@ -112,6 +112,27 @@ def test_an_end_is_added_where_the_template_has_none() -> None:
     assert all(e.completions[0][-1] == plain.eos_token_id for e in encoded.examples)
 
 
+def test_what_a_template_writes_after_an_end_is_not_learned() -> None:
+    lines = tiny.tokenizer()
+    lines.add_tokens(["\n"])
+    lines.chat_template = tiny.TEMPLATE.replace("{{ eos_token }}", "{{ eos_token }}\n")
+    rows = tiny.supervised(3, seed=4, pictures=0.0)
+    again = [tiny.message("user", "w1 w2"), tiny.message("assistant", "w3")]
+    for completion, answers in (((), 1), (again, 2)):
+        talked = [{**row, "completion": [*row["completion"], *completion]} for row in rows]
+        encoder = Encoder(lines)
+        encoded = encoder.encode(talked)
+        collate = Collator(encoder, encoded.examples, talked)
+        for i, row in enumerate(rows):
+            batch = collate([{"example": i}])
+            learned = lines.convert_ids_to_tokens(batch["input_ids"][batch["labels"] != -100].tolist())
+            first = [*row["completion"][0]["content"][0]["text"].split(), "</s>"]
+            assert learned == [*first, *(["w3", "</s>"] if answers == 2 else [])]
+            whole = lines.convert_ids_to_tokens(batch["input_ids"][0].tolist())
+            assert whole.count("\n") == answers - 1  # between turns it stands, as evaluation has it
+        assert encoded.end_token == "template"
+
+
 LLAVA_15 = (  # of llava-hf/llava-1.5-7b-hf: pictures first, no BOS (the tokenizer adds it), a space and no end after the answer
     "{% for message in messages %}{{ message['role'].upper() + ': ' }}"
     "{% for part in message['content'] | selectattr('type', 'equalto', 'image') %}{{ '<image>\n' }}{% endfor %}"

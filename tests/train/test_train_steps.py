@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -266,6 +267,48 @@ def test_adapters_train_as_the_formula_says_and_are_merged(parent: Path, tmp_pat
     facts = ctx.facts["phases"]["one"]
     assert facts["adapted_layers"] == 4
     assert facts["trainable_parameters"]["language_model"] == 2 * 4 * (16 + 16 + 32 + 16)
+
+
+def test_the_projector_may_have_a_learning_rate_of_its_own(parent: Path, tmp_path: Path) -> None:
+    rows, setting = tiny.supervised(40, seed=1), replace(SETTING, projector_learning_rate=4e-4)
+    model, ctx = train(parent, tmp_path, [Phase("one", "sft", lambda: rows, setting, PARTS, 3)])
+    rates = lambda name: 4e-4 if "projector" in name else SETTING.learning_rate  # noqa: E731
+    close(model, bare_loop(parent, rows, lambda m, batch: m(**batch).loss, 3, rates=rates))
+    log = [json.loads(line) for line in (ctx.out / "train_log.jsonl").read_text().splitlines()]
+    assert max(line["lr"] for line in log) == pytest.approx(SETTING.learning_rate)
+
+
+def test_with_adapters_it_is_that_of_their_own_setting(parent: Path, tmp_path: Path) -> None:
+    rows, lora = tiny.supervised(40, seed=1), Lora(rank=4, alpha=12.0)
+    ways = {
+        "adapters": (SETTING, replace(lora, projector_learning_rate=4e-4)),
+        "optimization": (replace(SETTING, projector_learning_rate=4e-4), lora),
+        "neither": (SETTING, lora),
+    }
+    found = {}
+    for name, (setting, adapters) in ways.items():
+        phase = Phase("one", "sft", lambda: rows, setting, PARTS, 3, lora=adapters)
+        found[name] = train(parent, tmp_path / name, [phase])[0].state_dict()
+    assert all(torch.equal(found["adapters"][name], tensor) for name, tensor in found["optimization"].items())
+    assert not all(torch.equal(found["neither"][name], tensor) for name, tensor in found["optimization"].items())
+
+
+def test_rows_over_the_longest_allowed_are_left_out_and_counted(parent: Path, tmp_path: Path) -> None:
+    rows = tiny.supervised(60, seed=1)
+    encoded = Encoder(load_processor(parent)).encode(rows)
+    lengths = [len(e.prompt) + len(e.completions[0]) for e in encoded.examples]
+    most = sorted(lengths)[45]
+    short = [row for row, length in zip(rows, lengths, strict=True) if length <= most]
+    cut, ctx = train(parent, tmp_path / "cut", [Phase("one", "sft", lambda: rows, replace(SETTING, max_length=most), PARTS, 3)])
+    fewer, _ = train(parent, tmp_path / "fewer", [Phase("one", "sft", lambda: short, SETTING, PARTS, 3)])
+    assert all(torch.equal(a, b) for a, b in zip(cut.state_dict().values(), fewer.state_dict().values(), strict=True))
+    facts = ctx.facts["phases"]["one"]
+    assert sum(facts["dropped_rows_by_source"].values()) == len(rows) - len(short) > 0
+    assert sum(facts["rows_by_source"].values()) == len(short)
+    # A limit beyond the model's own 64 positions allows no more than they do.
+    long = [*short, *tiny.supervised(2, seed=9, pictures=0.0, words=(60, 70))]
+    _, ctx = train(parent, tmp_path / "own", [Phase("one", "sft", lambda: long, replace(SETTING, max_length=500), PARTS, 3)])
+    assert ctx.facts["phases"]["one"]["dropped_rows_by_source"] == {"text": 2}
 
 
 def test_adapters_are_drawn_from_the_seed_alone(parent: Path) -> None:

@@ -1,9 +1,9 @@
 """Rows to token ids, once per row.
 
 The prompt is what evaluation will show the model: the chat template with the generation prompt. The completion is what the
-template adds to it, and every token of the assistant's turns in it, the end token too, is supervised; nothing else is.
-Nothing is cut off: a row over the model's limit is dropped and counted. A row whose picture can't be read is left out,
-counted and named.
+template adds to it, and every token of the assistant's turns in it, until their end token, is supervised; nothing else is.
+Nothing is cut off: a row over the limit is dropped and counted. A row whose picture can't be read is left out, counted and
+named.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class Encoded:
     """All rows of a phase, and what was counted on the way."""
 
     examples: list[Example] = field(default_factory=list)
-    dropped: Counter[str] = field(default_factory=Counter)  # rows over the model's limit, by source
+    dropped: Counter[str] = field(default_factory=Counter)  # rows over the limit, by source
     supervised: Counter[str] = field(default_factory=Counter)  # supervised tokens, by source
     tokens: Counter[str] = field(default_factory=Counter)  # all tokens, by source
     broken: Counter[str] = field(default_factory=Counter)  # rows left out since they can't be shown, by source
@@ -86,7 +86,7 @@ class Encoder:
             check_broken(result.broken, result.named, len(rows), most)
             tick(start + len(chunk))
         if sum(result.dropped.values()):
-            log.warning("rows longer than the model's %s tokens were dropped: %s", self.limit, dict(result.dropped))
+            log.warning("rows longer than %s tokens were dropped: %s", self.limit, dict(result.dropped))
         return result
 
     def _encode_chunk(self, rows: list[Mapping[str, Any]], start: int, result: Encoded) -> None:
@@ -139,6 +139,12 @@ class Encoder:
         result.examples.append(
             Example(where, source, prompt, tuple(completions), len(expand), sum(expand), kept, row.get("label"), asked)
         )
+
+    def rendered(self, row: Mapping[str, Any]) -> tuple[str, list[str]]:
+        """What the template makes of a row: the prompt, and what it adds for each of the answers."""
+        names = ("completion",) if "completion" in row else ("chosen", "rejected")
+        (asked,) = self._texts([row["prompt"]], answer=False)
+        return asked, [text[len(asked) :] for text in self._texts([[*row["prompt"], *row[n]] for n in names], answer=True)]
 
     def _keep(self, pictures: list[Any]) -> list[Any] | None:
         self._kept_bytes += sum(map(weight, pictures))

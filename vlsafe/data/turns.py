@@ -20,7 +20,8 @@ def prefixes(prompt: Sequence[Any], completion: Sequence[Any]) -> list[tuple[lis
 
 def marks(asked: Sequence[str], told: Sequence[str], end: str, where: str) -> tuple[list[str], bool]:
     """The text until each turn begins and until it ends, in order; the last is the whole of it. `asked` and `told` are the
-    rendered `prefixes`. Also says whether the template ended every answer with `end`: where it does not, that is appended.
+    rendered `prefixes`. Also says whether the template ended every answer with `end`: where it does not, that is appended. What
+    it writes after the end (a line break) belongs to no turn: the model is never asked for it.
 
     Raises `CheckError` where the template renders earlier turns otherwise when further ones follow."""
     if not asked:
@@ -36,10 +37,11 @@ def marks(asked: Sequence[str], told: Sequence[str], end: str, where: str) -> tu
                 )
             whole += question[len(told[k - 1]) :]
         cut.append(whole)
-        answer = answered[len(question) :]
-        by_template = by_template and end in answer
-        whole = whole + answer if end in answer else (whole + answer).rstrip() + end
-        cut.append(whole)
+        answer = answered[len(question) :].rstrip()
+        ended = answer.endswith(end)
+        by_template = by_template and ended
+        cut.append(whole + answer + ("" if ended else end))
+        whole = cut[-1] + (answered[len(question) + len(answer) :] if ended else "")
     return cut, by_template
 
 

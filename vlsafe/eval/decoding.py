@@ -19,6 +19,7 @@ import torch
 
 from vlsafe.errors import CheckError, StageInterrupted
 from vlsafe.eval.base import Item
+from vlsafe.eval.checks import check_ids, check_room, check_said
 from vlsafe.eval.engines import Answer
 from vlsafe.files import read_json
 from vlsafe.model.families import blank_picture, family_of, feature_counts, on_device
@@ -173,9 +174,11 @@ def render(engine: HfEngine, session: Session, items: Sequence[Item]) -> list[Pr
                 f"item {item.id}: its prompt shows {text.count(token)} '{token}' for {len(parts)} pictures; the template must "
                 "show a picture once, and the text of a prompt must not spell out the image token"
             )
+        check_said(item, engine.system_prompt, text)
         prompts.append(Prompt(index, text, 0, picture))
-    lengths = [len(ids) for ids in session.processor.tokenizer([p.text for p in prompts])["input_ids"]] if prompts else []
-    return [Prompt(p.index, p.text, n, p.picture) for p, n in zip(prompts, lengths, strict=True)]
+    ids = session.processor.tokenizer([p.text for p in prompts])["input_ids"] if prompts else []
+    check_ids(session.model, items, ids)
+    return [Prompt(p.index, p.text, len(of), p.picture) for p, of in zip(prompts, ids, strict=True)]
 
 
 def batches(prompts: Sequence[Prompt], size: int) -> list[list[Prompt]]:
@@ -223,6 +226,7 @@ def _count_features(session: Session, inputs: Mapping[str, Any]) -> list[int]:
 
 def ask(session: Session, batch: Sequence[Prompt], items: Sequence[Item], max_new_tokens: int) -> list[Answer]:
     inputs, hashes = encode(session, batch, items)
+    check_room(session.model, items[batch[0].index], inputs["input_ids"].shape[1], max_new_tokens)
     with torch.inference_mode():
         output = session.model.generate(**inputs, max_new_tokens=max_new_tokens)
     new = output[:, inputs["input_ids"].shape[1] :].tolist()

@@ -40,6 +40,9 @@ class ModelSource(Component):
     def check(self) -> None:
         """Raises `ConfigError` where settings contradict each other: called when cells are composed."""
 
+    def check_ready(self) -> None:
+        """Raises `ConfigError` where what `build` needs is not installed: called before anything runs, if it is to run."""
+
     def build(self, ctx: StageContext) -> None:
         """Write the model and its processor to `ctx.out`, as `save_pretrained` does (weights as safetensors)."""
         raise TypeError(f"model={self.component_name} can't be built")
@@ -93,6 +96,8 @@ class Microworld(ModelSource):
         return {"name": "microworld"} | {name: value for name, value in spec.items() if name in own}
 
     def check(self) -> None:
+        for name, training in (("pretraining", self.pretraining), ("alignment", self.alignment)):
+            training.check(f"model.{name}", ("language_model",))
         for width, heads, what in ((self.width, self.heads, ""), (self.tower_width, self.tower_heads, "tower_")):
             if width % heads or width // heads % 2:
                 raise ConfigError(

@@ -5,21 +5,40 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from vlsafe.data.encode import Encoded, Encoder, Example
+from vlsafe.data.encode import Encoded, Encoder, Example, plain
 from vlsafe.data.pictures import PictureError
 from vlsafe.errors import CheckError
 from vlsafe.model.families import family_of, feature_counts
+from vlsafe.train.dtypes import computing
 
 
 def check_supervised(encoded: Encoded, where: str) -> None:
     """Raises `CheckError` when rows are missing, or a source has no supervised token (LLaVA #779: loss 0.0)."""
     if not encoded.examples:
         dropped = sum(encoded.dropped.values())
-        raise CheckError(f"{where}: no rows to train on ({dropped} were longer than the model's limit)")
+        raise CheckError(f"{where}: no rows to train on ({dropped} were longer than the limit)")
     for source in {e.source for e in encoded.examples} | set(encoded.dropped):
         if not encoded.supervised[source]:
             why = f" ({encoded.dropped[source]} rows were too long and dropped)" if encoded.dropped[source] else ""
             raise CheckError(f"{where}: source '{source}' has no supervised token{why}: look at its rows and the chat template")
+
+
+def check_rendered(encoder: Encoder, encoded: Encoded, rows: Sequence[Mapping[str, Any]], where: str) -> None:
+    """Raises `CheckError` where the chat template leaves out what is asked or answered, or writes it otherwise, seen on a row
+    of each source with pictures and one without: then nothing, or something else, would be learned under a falling loss."""
+    for place in {(e.source, e.pictures > 0): e.row for e in reversed(encoded.examples)}.values():
+        row = rows[place]
+        prompt, answers = encoder.rendered(row)
+        told = [row[name] for name in ("completion", "chosen", "rejected") if name in row]
+        for messages, text in zip([row["prompt"], *told], [prompt, *answers], strict=True):
+            left_out = next((m for m in messages if plain(m["content"]).strip() not in text), None)
+            if left_out is not None:
+                what = "prompt" if messages is row["prompt"] else "answer"
+                raise CheckError(
+                    f"{where}: the chat template leaves out the {what} of row {place} of source '{row['source']}':"
+                    f" {plain(left_out['content']).strip()[:60]!r} is not in what it renders, {text[-120:]!r}: save the model"
+                    " with the template that it was trained with, made to take lists of parts"
+                )
 
 
 def check_vocabulary(model: Any, encoded: Encoded, where: str) -> None:
@@ -52,7 +71,9 @@ def check_image_tokens(model: Any, encoder: Encoder, encoded: Encoded, rows: Seq
     by_tokens = sorted(shown, key=lambda e: e.image_tokens)
     tried = [readable(encoder, order, rows) for order in (shown, by_tokens, by_tokens[::-1])]
     for row, pictures in {row.row: (row, pictures) for row, pictures in tried}.values():
-        for picture, features in zip(pictures, feature_counts(model, encoder.seen(pictures)), strict=True):
+        with computing(model):
+            made = feature_counts(model, encoder.seen(pictures))
+        for picture, features in zip(pictures, made, strict=True):
             tokens = encoder.image_tokens(picture.size)
             if tokens != features:
                 width, height = picture.size

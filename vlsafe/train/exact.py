@@ -103,6 +103,8 @@ class Exact(Trainer):  # type: ignore[misc]
         """Takes out of the model what training had put there, and lets models be made whole again."""
         if self.absent is not None:
             self.absent.remove()
+        for name in ("forward", "_original_forward", "_is_accelerate_prepared"):  # TRL's head or ours; accelerate's
+            self.model.__dict__.pop(name, None)  # else accelerate leaves the next phase without its precision
         if self.way.zero is not None:
             unset_hf_deepspeed_config()
 

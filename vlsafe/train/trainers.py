@@ -21,6 +21,7 @@ from trl import DPOConfig, DPOTrainer, KTOConfig, KTOTrainer, SFTConfig, SFTTrai
 from vlsafe.model.families import TOKEN_TYPES
 from vlsafe.ranks import join_nobody
 from vlsafe.train.checkpoint import mark, verified
+from vlsafe.train.dtypes import computing
 from vlsafe.train.exact import Exact, use_light_head
 from vlsafe.train.optimization import Optimization
 from vlsafe.train.split import Split, Way
@@ -50,8 +51,10 @@ class Compared(Exact):
     reference_columns: ClassVar[tuple[str, str]]
     metric_names: ClassVar[tuple[tuple[str, str], ...]]  # ours and TRL's
 
-    def __init__(self, model: Any, reference_file: Path, tick: Callable[[str], None], way: Way, **kwargs: Any) -> None:
-        self._reference_file, self._tick, self.way = reference_file, tick, way
+    def __init__(
+        self, model: Any, reference_file: Path, tick: Callable[[str], None], way: Way, optimization: Optimization, **kwargs: Any
+    ) -> None:
+        self._reference_file, self._tick, self.way, self.optimization = reference_file, tick, way, optimization
         super().__init__(model=model, **kwargs)
 
     def _prepare_dataset(self, dataset: Any, *args: Any) -> Any:
@@ -85,6 +88,7 @@ class Compared(Exact):
         """(rows, columns); ranks take turns at the batches. ZeRO has not got hold of the model yet: each has all of it."""
         ranks, place = self.way.ranks, self.model.device
         self.model.to(self.args.device).eval()
+        precision = self.optimization.precision  # of the steps too, so that the first one's margins are zero
         starts = list(range(0, len(dataset), batch_size))
         mine: dict[int, Any] = {}
         for turn in range(0, len(starts), ranks.world):
@@ -93,7 +97,8 @@ class Compared(Exact):
                 start = starts[turn + ranks.rank]
                 features = [dataset[i] for i in range(start, min(start + batch_size, len(dataset)))]
                 inputs = self._prepare_inputs(self.data_collator(features))
-                mine[start] = torch.stack(self.reference(inputs), dim=1).float().cpu()
+                with computing(self.model, precision):
+                    mine[start] = torch.stack(self.reference(inputs), dim=1).float().cpu()
         self.model.to(place)
         found = {start: rows for part in ranks.gather(mine) for start, rows in part.items()}
         return torch.cat([found[start] for start in starts])
@@ -201,6 +206,7 @@ def make_trainer(
             reference_file=folder / "reference.safetensors",
             tick=tick,
             way=way,
+            optimization=optimization,
             **inputs,
         )
     trainer.optimization, trainer.way = optimization, way
