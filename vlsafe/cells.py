@@ -142,8 +142,8 @@ def purposes(groups: Mapping[str, Any]) -> tuple[Purpose, ...] | None:
 
 
 def check_worlds(config: Mapping[str, Any], choices: Mapping[str, str]) -> None:
-    """Raises `ConfigError` where the microworld's rows or benchmarks would meet a model that knows nothing of it. The config need
-    not be resolved: their world is the model's."""
+    """Raises `ConfigError` where the microworld's rows or benchmarks would meet a model that knows nothing of it. The config
+    need not be resolved: their world is the model's."""
     for group, what in (("data", "rows"), ("eval", "benchmarks")):
         if "world" in list(config[group]) and "world" not in list(config["model"]):
             raise ConfigError(

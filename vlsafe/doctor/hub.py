@@ -100,8 +100,8 @@ def at_hub(where: str, source: Source, owner: Any) -> Finding:
         if not token_there():
             return Finding("missing", name, f"{where}: gated, and there is no token",
                            f"accept the terms at {page(source)}, then: hf auth login (or set HF_TOKEN)")  # fmt: skip
-        return Finding("note", name, f"{where}: gated; a token is there, whether it may read this is seen when it is asked{pin}",
-                       f"accept the terms at {page(source)} if you have not")  # fmt: skip
+        said = f"{where}: gated; a token is there, and whether it may read this is seen when it is asked{pin}"
+        return Finding("note", name, said, f"accept the terms at {page(source)} if you have not")
     return Finding("note", name, f"{where}: comes from the hub on the first run{pin}", f"hf download {repository}")
 
 
@@ -120,14 +120,9 @@ def elsewhere(where: str, owner: Any) -> list[Finding]:
     if getattr(owner, "component_name", "") != "llava_instruct" or owner.images is not None:
         return []
     name = where.rpartition(".")[0]
-    return [
-        Finding(
-            "missing",
-            "pictures of LLaVA-Instruct",
-            f"{name}: they are not on the hub, and no folder is named",
-            f"download them as docs/data.md says, then {name}.images={{folder: /path}}",
-        )  # fmt: skip
-    ]
+    said = f"{name}: they are not on the hub, and no folder is named"
+    mend = f"download them as docs/data.md says, then {name}.images={{folder: /path}}"
+    return [Finding("missing", "pictures of LLaVA-Instruct", said, mend)]
 
 
 def notice(cells: Sequence[Cell]) -> list[Finding]:

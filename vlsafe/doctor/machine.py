@@ -67,8 +67,8 @@ def slurm(launcher: Mapping[str, Any] | None) -> list[Finding]:
     if launcher is None:
         return []
     if shutil.which("sbatch") is None:
-        return [Finding("missing", "Slurm", "hydra/launcher=slurm, and there is no sbatch on PATH",
-                        "run this on the cluster's login node (perhaps: module load slurm), or leave out hydra/launcher")]  # fmt: skip
+        mend = "run this on the cluster's login node (perhaps: module load slurm), or leave out hydra/launcher"
+        return [Finding("missing", "Slurm", "hydra/launcher=slurm, and there is no sbatch on PATH", mend)]
     return [Finding("fine", "Slurm", f"sbatch is {shutil.which('sbatch')}")]
 
 

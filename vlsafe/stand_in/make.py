@@ -1,8 +1,8 @@
 """`+stand_in=tiny`: any command on tiny invented models, data sets and benchmarks, written where the hub's would be read.
 
 A config becomes another one before its cell is made: what is logged is what runs. Every number of a training, of LoRA and of
-the evaluation becomes tiny, `local` the folder of stand-ins, and the model's name says so in every table. Keys hold the content of
-what is read, so nothing of a stand-in is ever taken for the real thing.
+the evaluation becomes tiny, `local` the folder of stand-ins, and the model's name says so in every table. Keys hold the content
+of what is read, so nothing of a stand-in is ever taken for the real thing.
 """
 
 from __future__ import annotations
