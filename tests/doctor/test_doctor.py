@@ -121,3 +121,12 @@ def test_the_table_fits_the_terminal(width: int) -> None:
     assert max(map(len, lines)) <= width
     assert [line[0] for line in lines if line[0] != " "] == ["✗", "✓"]
     assert "".join(text.getvalue().split()).count("accept") == 1
+
+
+def test_zero3_and_offload_are_told_what_they_need_of_the_host(launch: Launch) -> None:
+    _, said = doctor(launch, "+experiment=paper_llama2", "tracking=none", "deepspeed=zero3_offload", "num_processes=4")
+    assert "CPU memory: loading for ZeRO-3" in said
+    assert "CPU memory: offload" in said
+    assert "num_processes=4" in said
+    _, said = doctor(launch, "+experiment=paper_llama2", "tracking=none", "deepspeed=zero2")
+    assert "CPU memory" not in said

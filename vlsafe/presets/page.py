@@ -17,9 +17,9 @@ A preset is `+experiment=NAME` and may be combined with any other override:
 
     python launch/train.py -m +experiment=paper_llama2 safety_tune=sft,dpo merge=linear,ties
 
-`launch/doctor.py` with the same overrides says what is missing here to run it, without a GPU or a network. With `+stand_in=tiny`
-the same command runs on tiny invented models and data, within a minute or two: it shows that the way is open, and no figure of it
-means anything.
+`launch/doctor.py` with the same overrides says what is missing here to run it, without a GPU or a network. With
+`+stand_in=tiny` the same command runs on tiny invented models and data, within a minute or two: it shows that the way is open,
+and no figure of it means anything.
 
 Under each, every setting says where its value comes from:
 
