@@ -1,4 +1,4 @@
-"""What `launch/train.py`, `launch/plan.py` and `launch/doctor.py` do: cells → plan → executor → results. Hydra only composes."""
+"""What `launch/train.py`, `plan.py` and `doctor.py` do: cells → plan → executor → results. Hydra only composes."""
 
 from __future__ import annotations
 

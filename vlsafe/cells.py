@@ -142,10 +142,11 @@ def purposes(groups: Mapping[str, Any]) -> tuple[Purpose, ...] | None:
 
 
 def check_worlds(config: Mapping[str, Any], choices: Mapping[str, str]) -> None:
-    """Raises `ConfigError` where the microworld's rows or benchmarks would meet a model that knows nothing of it. The config need
-    not be resolved: their world is the model's."""
+    """Raises `ConfigError` where the microworld's rows or benchmarks would meet a model that knows nothing of it. The config
+    need not be resolved: their world is the model's."""
     for group, what in (("data", "rows"), ("eval", "benchmarks")):
-        if "world" in list(config[group]) and "world" not in list(config["model"]):
+        rows, model = (list(config.get(name) or ()) for name in (group, "model"))
+        if "world" in rows and model and "world" not in model:
             raise ConfigError(
                 f"{group}={choices[group]}: the microworld's {what} say nothing to model={choices['model']}; a preset sets all"
                 f" that a real model needs: +experiment=paper_llama2 model={choices['model']} (docs/presets.md has more)"

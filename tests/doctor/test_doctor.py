@@ -56,20 +56,22 @@ def test_a_token_leaves_the_gate_to_be_asked(launch: Launch, monkeypatch: pytest
 def test_without_a_network_what_is_not_here_is_missing(launch: Launch, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     _, said = doctor(launch, *RELEASED)
-    assert "model.llm: not here, and HF_HUB_OFFLINE is set" in said
+    assert "model.lvlm: not here, and HF_HUB_OFFLINE is set" in said
 
 
 def test_what_lies_in_the_cache_or_a_mirror_is_found(launch: Launch, tmp_path: Path) -> None:
     _, said = doctor(launch, *RELEASED)
-    assert "model.llm: comes from the hub" in said
-    snapshots = tmp_path / "huggingface" / "hub" / "models--lmsys--vicuna-7b-v1.5" / "snapshots"
-    (snapshots / "3321f76e3f527bd14065daf69dad9344000a201d").mkdir(parents=True)
-    mirror = tmp_path / "mirror" / "llava-hf" / "llava-1.5-7b-hf"
+    assert "model.lvlm: comes from the hub" in said
+    assert "model.llm: its weights are pickled there" in said
+    assert "python -m vlsafe.model.convert pickled MIRROR/lmsys/vicuna-7b-v1.5" in said
+    snapshots = tmp_path / "huggingface" / "hub" / "models--llava-hf--llava-1.5-7b-hf" / "snapshots"
+    (snapshots / "b234b804b114d9e37bb655e11cbbb5f5e971b7a9").mkdir(parents=True)
+    mirror = tmp_path / "mirror" / "lmsys" / "vicuna-7b-v1.5"
     mirror.mkdir(parents=True)
     (mirror / "config.json").write_text("{}")
     _, said = doctor(launch, *RELEASED, f"local={tmp_path / 'mirror'}")
-    assert "model.llm: in the hub's cache at 3321f76e" in said
-    assert f"model.lvlm: at {mirror}" in said
+    assert "model.lvlm: in the hub's cache at b234b804" in said
+    assert f"model.llm: at {mirror}" in said
 
 
 def test_a_folder_that_is_not_there_is_named(launch: Launch) -> None:
@@ -103,6 +105,7 @@ def test_pictures_that_are_not_on_the_hub_are_asked_for(launch: Launch) -> None:
     assert "meta-llama/Llama-2-7b-chat-hf" in said
     assert "data.instruct.llava_instruct.dataset.images={folder: /path}" in said
     assert "GPU memory: adaptation=llava instruct" in said
+    assert "git clone https://github.com/ThuCCSLab/FigStep" in said
 
 
 @pytest.mark.parametrize("width", [80, 160])
@@ -118,3 +121,12 @@ def test_the_table_fits_the_terminal(width: int) -> None:
     assert max(map(len, lines)) <= width
     assert [line[0] for line in lines if line[0] != " "] == ["✗", "✓"]
     assert "".join(text.getvalue().split()).count("accept") == 1
+
+
+def test_zero3_and_offload_are_told_what_they_need_of_the_host(launch: Launch) -> None:
+    _, said = doctor(launch, "+experiment=paper_llama2", "tracking=none", "deepspeed=zero3_offload", "num_processes=4")
+    assert "CPU memory: loading for ZeRO-3" in said
+    assert "CPU memory: offload" in said
+    assert "num_processes=4" in said
+    _, said = doctor(launch, "+experiment=paper_llama2", "tracking=none", "deepspeed=zero2")
+    assert "CPU memory" not in said

@@ -9,20 +9,13 @@ import sys
 
 from tests.conftest import ROOT
 
+AFTER = ["safety_tune.order=after"]
 # What a preset is cut to, so that all of them take a minute: it stands for the rest of its grid.
 FEWER = {
     "paper_llama2": ["safety_tune=sft,dpo", "merge=linear,ties"],  # the command of the issue
     "adaptation_curve": ["adaptation=llava"],
     "demo": ["safety_tune=sft", "merge=dare_ties"],
-    "findings": [
-        "seed=0",
-        "adaptation=filtered",
-        "data.planted=0.05",
-        "safety_tune=none",
-        "safety_tune.order=after",
-        "merge=linear",
-        "merge.t=0.25",
-    ],  # fmt: skip
+    "findings": ["seed=0", "adaptation=llava", "data.planted=0", "safety_tune=sft", *AFTER, "merge=linear", "merge.t=0.25"],
     "findings_control": ["seed=0", "safety_tune=none"],
     "full_grid": ["adaptation=llava", "safety_tune=sft", "safety_tune.order=joint", "merge=slerp"],
     "merge_curve": ["safety_tune=sft", "merge=slerp", "merge.t=0.1"],

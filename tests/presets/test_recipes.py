@@ -11,6 +11,7 @@ import pytest
 
 from tests.conftest import ROOT
 from vlsafe.errors import ConfigError
+from vlsafe.plan import make_plan
 from vlsafe.presets.origins import Setting, compose
 from vlsafe.presets.page import families
 from vlsafe.train.split import optimizations
@@ -58,6 +59,14 @@ def test_on_real_models_nothing_of_the_microworld_is_left(family: str, group: st
         assert not small
         assert phase["max_length"].value is not None
         assert phase["precision"].value == ("bf16" if family == "real" else "fp32")
+
+
+@pytest.mark.parametrize(("family", "group", "option"), REAL)
+def test_every_option_plans_on_a_real_model(grid: Grid, family: str, group: str, option: str) -> None:
+    preset = {"real": "paper_llama2", "laptop": "smollm2_laptop"}[family]
+    order = [] if group == "safety_tune" and option == "sft_mixed" else ["safety_tune.order=after"]
+    plan = make_plan(grid(f"+experiment={preset}", f"{group}={option}", *order))
+    assert plan.cells[0].final == "tuned"
 
 
 def test_every_option_that_trains_has_a_meaning_on_real_models() -> None:

@@ -28,7 +28,7 @@ def examine(cells: Sequence[Cell], launcher: Mapping[str, Any] | None) -> list[F
     return [
         *findings,
         *hub.hub(cells, plan, to_run),
-        *room.gpus(cells, plan, to_run, launcher),
+        *room.room(cells, plan, to_run, launcher),
         *room.disk(cells, plan, to_run, store, launcher),
         *machine.packages(cells),
         *machine.compiler(cells, plan, to_run, launcher),

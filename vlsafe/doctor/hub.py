@@ -15,7 +15,12 @@ from vlsafe.stand_in.notice import NOTICE
 
 GATED = ("meta-llama/",)  # organisations whose models are all behind terms; data sets and benchmarks say it themselves
 # Repositories whose weights are pickled at the commits that our options name, and so are not read there.
-PICKLED = ("openai/clip-vit-large-patch14-336", "lmsys/vicuna-7b-v1.5", "allenai/tulu-2-7b", "ys-zong/llava-v1.5-7b-Posthoc-lora")
+PICKLED = (
+    "openai/clip-vit-large-patch14-336",
+    "lmsys/vicuna-7b-v1.5",
+    "allenai/tulu-2-7b",
+    "ys-zong/llava-v1.5-7b-Posthoc-lora",
+)
 
 
 def sources(cells: Sequence[Cell]) -> dict[str, tuple[str, Source, Any]]:
@@ -47,7 +52,12 @@ def ids_in(spec: Any) -> Iterator[str]:
 def folders(cells: Sequence[Cell]) -> list[Finding]:
     """Those that are named and not there: without them nothing can be planned."""
     return [
-        Finding("missing", source.folder or "", f"{where}: there is no such file or folder", f"set {setting(where)}.folder to where it is")
+        Finding(
+            "missing",
+            source.folder or "",
+            f"{where}: there is no such file or folder",
+            f"set {setting(where)}.folder to where it is",
+        )
         for where, source, _ in sources(cells).values()
         if source.folder is not None and source.path is not None and not source.path.exists()
     ]
@@ -90,8 +100,8 @@ def at_hub(where: str, source: Source, owner: Any) -> Finding:
         if not token_there():
             return Finding("missing", name, f"{where}: gated, and there is no token",
                            f"accept the terms at {page(source)}, then: hf auth login (or set HF_TOKEN)")  # fmt: skip
-        return Finding("note", name, f"{where}: gated; a token is there, whether it may read this is seen when it is asked{pin}",
-                       f"accept the terms at {page(source)} if you have not")  # fmt: skip
+        said = f"{where}: gated; a token is there, and whether it may read this is seen when it is asked{pin}"
+        return Finding("note", name, said, f"accept the terms at {page(source)} if you have not")
     return Finding("note", name, f"{where}: comes from the hub on the first run{pin}", f"hf download {repository}")
 
 
@@ -110,10 +120,9 @@ def elsewhere(where: str, owner: Any) -> list[Finding]:
     if getattr(owner, "component_name", "") != "llava_instruct" or owner.images is not None:
         return []
     name = where.rpartition(".")[0]
-    return [
-        Finding("missing", "pictures of LLaVA-Instruct", f"{name}: they are not on the hub, and no folder is named",
-                f"download them as docs/data.md says, then {name}.images={{folder: /path}}")  # fmt: skip
-    ]
+    said = f"{name}: they are not on the hub, and no folder is named"
+    mend = f"download them as docs/data.md says, then {name}.images={{folder: /path}}"
+    return [Finding("missing", "pictures of LLaVA-Instruct", said, mend)]
 
 
 def notice(cells: Sequence[Cell]) -> list[Finding]:

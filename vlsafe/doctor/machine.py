@@ -12,6 +12,7 @@ from typing import Any
 
 from vlsafe.cells import Cell
 from vlsafe.doctor.finding import Finding
+from vlsafe.doctor.shapes import size_of
 from vlsafe.errors import VlsafeError
 from vlsafe.execute.resources import deepspeed_settings, visible_gpus
 from vlsafe.plan import Plan
@@ -20,6 +21,7 @@ from vlsafe.tracking import credentials
 from vlsafe.train.deepspeed import check_compiler
 
 # module → (what installs it, when it is needed); what vlsafe itself requires comes with it.
+SMALL = 1e9  # parameters of a model that a CPU trains
 CORE = ("torch", "transformers", "trl", "peft", "accelerate", "datasets", "safetensors", "huggingface_hub", "PIL")
 
 
@@ -51,7 +53,9 @@ def readiness(cell: Cell) -> list[Finding]:
 
 def compiler(cells: Sequence[Cell], plan: Plan, to_run: set[str], launcher: Mapping[str, Any] | None) -> list[Finding]:
     """DeepSpeed compiles one operation for ranks on the CPU, and none for GPUs."""
-    on_cpu = cells[0].run.device == "cpu" or (not visible_gpus() and launcher is None)
+    sizes = [size.parameters for cell in cells if (size := size_of(cell.components["model"])) is not None]
+    small = max(sizes, default=0) < SMALL  # a large one will not run on a machine without GPUs
+    on_cpu = cells[0].run.device == "cpu" or (small and not visible_gpus() and launcher is None)
     trains = any(plan.stages[id].kind in TRAINING_KINDS for id in to_run)
     if deepspeed_settings(cells[0]) is None or not on_cpu or not trains:
         return []
@@ -67,8 +71,8 @@ def slurm(launcher: Mapping[str, Any] | None) -> list[Finding]:
     if launcher is None:
         return []
     if shutil.which("sbatch") is None:
-        return [Finding("missing", "Slurm", "hydra/launcher=slurm, and there is no sbatch on PATH",
-                        "run this on the cluster's login node (perhaps: module load slurm), or leave out hydra/launcher")]  # fmt: skip
+        mend = "run this on the cluster's login node (perhaps: module load slurm), or leave out hydra/launcher"
+        return [Finding("missing", "Slurm", "hydra/launcher=slurm, and there is no sbatch on PATH", mend)]
     return [Finding("fine", "Slurm", f"sbatch is {shutil.which('sbatch')}")]
 
 

@@ -3,15 +3,15 @@
 Bytes for each of N processes, with T trained and F frozen parameters (Rajbhandari et al., arXiv 1910.02054, section 3, and
 PyTorch's AdamW):
 
-    in 32 bits              weights 4 (T + F)        gradients 4 T     AdamW 8 T
-    in bf16                 weights 4 T + 2 F, and 2 T while computing  gradients 4 T     AdamW 8 T
-    in bf16 under ZeRO      weights 2 (T + F)        gradients 2 T     AdamW and weights in 32 bits 12 T
+    in 32 bits            weights 4 (T + F)                             gradients 4 T   AdamW 8 T
+    in bf16               weights 4 T + 2 F, and 2 T while computing    gradients 4 T   AdamW 8 T
+    in bf16 under ZeRO    weights 2 (T + F)                             gradients 2 T   AdamW and weights in 32 bits 12 T
 
-ZeRO 1 splits the last over N processes, ZeRO 2 the gradients too, ZeRO 3 the weights too. Offload moves the last, and under ZeRO 3
-the weights, to the CPU's memory. Activations are Korthikanti et al.'s (arXiv 2205.05198, equation 2, whose attention scores are
-never held whole here): 34 bytes for each token, layer and hidden unit, in 16 bits; with gradient checkpointing 2, and 34 for one
-layer. To them come the logits of the answers, at most two times 4 bytes for each token and word. A batch of rows of `max_length`
-tokens is the most there can be; rows are mostly shorter. Workspaces of libraries come on top.
+ZeRO 1 splits the last over N processes, ZeRO 2 the gradients too, ZeRO 3 the weights too. Offload moves the last, and under
+ZeRO 3 the weights, to the CPU's memory. Activations are Korthikanti et al.'s (arXiv 2205.05198, equation 2, whose attention
+scores are never held whole here): 34 bytes for each token, layer and hidden unit, in 16 bits; with gradient checkpointing 2,
+and 34 for one layer. To them come the logits of the answers, at most two times 4 bytes for each token and word. A batch of rows
+of `max_length` tokens is the most there can be; rows are mostly shorter. Workspaces of libraries come on top.
 """
 
 from __future__ import annotations

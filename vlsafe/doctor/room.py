@@ -9,9 +9,9 @@ from typing import Any
 
 from vlsafe.cells import Cell
 from vlsafe.doctor.cache import cached, hub_cache
-from vlsafe.doctor.finding import Finding, gigabytes
+from vlsafe.doctor.finding import Finding, State, gigabytes
 from vlsafe.doctor.hub import read_by, sources
-from vlsafe.doctor.machine import gpu_memory, host_memory
+from vlsafe.doctor.machine import SMALL, gpu_memory, host_memory
 from vlsafe.doctor.memory import Memory, Training, answering, memory, trainings
 from vlsafe.doctor.shapes import shape_of, size_of
 from vlsafe.execute.resources import deepspeed_settings, visible_gpus
@@ -61,64 +61,76 @@ def phases(plan: Plan, to_run: set[str], launcher: Mapping[str, Any] | None) -> 
     return found
 
 
-def gpus(cells: Sequence[Cell], plan: Plan, to_run: set[str], launcher: Mapping[str, Any] | None) -> list[Finding]:
+def room(cells: Sequence[Cell], plan: Plan, to_run: set[str], launcher: Mapping[str, Any] | None) -> list[Finding]:
+    """Memory of GPUs and of the host; nothing of a model whose size is not known here."""
     sizes = [s for s in (size_of(cell.components["model"]) for cell in cells) if s is not None]
     if not sizes:
         return []
-    size = max(sizes, key=lambda s: s.parameters)
-    count, how = processes(cells[0], launcher)
-    findings = [
-        Finding("fine", "model", f"{size.parameters / 1e9:.2f} billion parameters, {size.tower / 1e9:.2f} of them the tower's")
-    ]
-    there, on_cpu = gpu_memory(), cells[0].run.device == "cpu" or (size.parameters < 1e9 and not visible_gpus())
-    if launcher is not None or cells[0].run.num_nodes > 1:
-        there = []
-    for name, (_, need) in phases(plan, to_run, launcher).items():
-        said = f"{gigabytes(need.states)} and up to {gigabytes(need.activations)} of activations, in each process ({how})"
-        findings.append(
-            judged(f"{'memory' if on_cpu else 'GPU memory'}: {name}", said, need.gpu, need.states, there, on_cpu, count)
-        )
-        if need.host:
-            findings.append(host(f"CPU memory: {name}", need.host / cells[0].run.num_nodes, launcher))
+    size, run = max(sizes, key=lambda s: s.parameters), cells[0].run
+    on_cpu = run.device == "cpu" or (size.parameters < SMALL and not visible_gpus())
+    there = gpu_memory() if launcher is None else []
+    said = f"{size.parameters / 1e9:.2f} billion parameters, {size.tower / 1e9:.2f} of them the tower's"
+    findings = [Finding("fine", "model", said), *training_memory(cells[0], plan, to_run, launcher, there, on_cpu)]
     if any(plan.stages[id].kind == "generate" for id in to_run):
         engine = cells[0].components["engine"]
-        need_bytes = answering(size, getattr(engine, "batch_size", 1), getattr(engine, "max_new_tokens", 256))
-        said = f"about {gigabytes(need_bytes)} with engine.batch_size={getattr(engine, 'batch_size', 1)}"
-        findings.append(
-            judged(
-                f"{'memory' if on_cpu else 'GPU memory'}: answering", said, need_bytes, 2 * size.parameters, there, on_cpu, 1
-            )
-        )
-    if not there and not on_cpu and launcher is None:
-        findings.append(Finding("missing", "GPU", "none is visible here, and a model of this size needs one",
-                                "run where there are GPUs, or set hydra/launcher=slurm"))  # fmt: skip
+        batch = getattr(engine, "batch_size", 1)
+        need = answering(size, batch, getattr(engine, "max_new_tokens", 256))
+        said = f"about {gigabytes(need)} with engine.batch_size={batch}"
+        findings.append(judged("answering", said, need, 2 * size.parameters, there, on_cpu, 1, "set engine.batch_size lower"))
+    if launcher is None and not visible_gpus() and not on_cpu:
+        mend = "run where there are GPUs, or set hydra/launcher=slurm"
+        findings.append(Finding("missing", "GPU", "none is visible here, and a model of this size needs one", mend))
     return findings
 
 
-def judged(what: str, said: str, need: float, least: float, there: Sequence[int], on_cpu: bool, count: int) -> Finding:
+def training_memory(
+    cell: Cell, plan: Plan, to_run: set[str], launcher: Mapping[str, Any] | None, there: Sequence[int], on_cpu: bool
+) -> list[Finding]:
+    """Of each phase; for the host what is offloaded, and under ZeRO-3 the model that each process reads before it is split."""
+    count, how = processes(cell, launcher)
+    zero, nodes = zero_of(deepspeed_settings(cell)), cell.run.num_nodes
+    elsewhere = launcher is not None or not (visible_gpus() or on_cpu)  # what runs it is not this machine
+    findings, loading, away = list[Finding](), 0.0, 0.0
+    mend = "set micro_batch_size lower, gradient_checkpointing=true, deepspeed=zero3 or zero3_offload, or an option by LoRA"
+    for name, (training, need) in phases(plan, to_run, launcher).items():
+        said = f"{gigabytes(need.states)} and up to {gigabytes(need.activations)} of activations, in each process ({how})"
+        findings.append(judged(name, said, need.gpu, need.states, there, on_cpu, count, mend))
+        away = max(away, need.host / nodes)
+        if zero is not None and zero.stage == 3:  # what is trained is held in 32 bits
+            loading = max(loading, count / nodes * (4 * training.trained + 2 * training.frozen))
+    if loading:
+        findings.append(host("loading for ZeRO-3", loading, "each process reads the whole model first", elsewhere, launcher))
+    if away:
+        findings.append(host("offload", away, "optimiser state, and under ZeRO-3 the weights", elsewhere, launcher))
+    return findings
+
+
+def judged(
+    what: str, said: str, need: float, least: float, there: Sequence[int], on_cpu: bool, count: int, mend: str
+) -> Finding:
     """`least` is needed whatever the rows are, `need` for the longest of them."""
     if on_cpu:
-        room, name = host_memory() / count, "free memory"
+        free, name = host_memory() / count, "free memory"
     elif there:
-        room, name = float(min(there)), "the GPU's"
+        free, name = float(min(there)), "the GPU's"
     else:
-        return Finding("note", what, said)
-    said += f"; {name} {gigabytes(room)}"
-    mend = "set micro_batch_size lower, gradient_checkpointing=true, deepspeed=zero3 or zero3_offload, or an option by LoRA"
-    if least > room:
-        return Finding("missing", what, said, mend)
-    return Finding("note" if need > room else "fine", what, said, mend if need > room else "")
+        return Finding("note", f"GPU memory: {what}", said)
+    state: State = "missing" if least > free else "note" if need > free else "fine"
+    said += f"; {name} {gigabytes(free)}"
+    return Finding(state, f"{'memory' if on_cpu else 'GPU memory'}: {what}", said, "" if state == "fine" else mend)
 
 
-def host(what: str, need: float, launcher: Mapping[str, Any] | None) -> Finding:
-    said = f"{gigabytes(need)} on each node, for what is offloaded"
-    if launcher is not None:
-        return Finding("note", what, said, "ask for it with hydra.launcher.resources.default.mem")
-    room = host_memory()
-    state = f"; free here {gigabytes(room)}"
-    if need > room:
-        return Finding("missing", what, said + state, "more nodes, or deepspeed=zero3 on more GPUs")
-    return Finding("fine", what, said + state)
+def host(what: str, need: float, why: str, elsewhere: bool, launcher: Mapping[str, Any] | None) -> Finding:
+    said = f"{gigabytes(need)} on each node: {why}"
+    if elsewhere:
+        return Finding(
+            "note", f"CPU memory: {what}", said, "" if launcher is None else "hydra.launcher.resources.default.mem=…G"
+        )
+    free = host_memory()
+    said += f"; free here {gigabytes(free)}"
+    if need > free:
+        return Finding("missing", f"CPU memory: {what}", said, "set deepspeed=zero2, or use more nodes")
+    return Finding("fine", f"CPU memory: {what}", said)
 
 
 def disk(

@@ -74,7 +74,8 @@ LANGUAGE_MODELS: Mapping[str, Shape] = MappingProxyType(
         "Qwen/Qwen2.5-VL-7B-Instruct": QWEN25_7B,
     }
 )
-# The vision side, in parameters: embeddings, and for each layer four matrices of attention, two of the feed-forward, biases, norms.
+# The vision side, in parameters: embeddings, and in each layer four matrices of attention, two of the feed-forward, biases,
+# norms.
 CLIP_L, SIGLIP_SO, QWEN_TOWER = 303_507_456, 428_225_600, 669_000_000
 TOWERS: Mapping[str, int] = MappingProxyType(
     {

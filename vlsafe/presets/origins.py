@@ -2,12 +2,13 @@
 
     steps: 5198  # source: LLaVA-1.5, one epoch of 665,298 conversations
 
-The files and their order are Hydra's own list of what it composes, so a value and its comment come from the same line. A comment
-on a mapping's line holds for all in it. Lines `# unknown: …` of the files say what is not known of the study.
+The files and their order are Hydra's own list of what it composes, so a value and its comment come from the same line. A
+comment on a mapping's line holds for all in it. Lines `# unknown: …` of the files say what is not known of the study.
 """
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -52,20 +53,25 @@ class Composed:
 
 def compose(conf: Path, overrides: Sequence[str]) -> Composed:
     """The first cell of the command with these overrides, without sweeping anything."""
+    return _compose(conf, tuple(overrides))
+
+
+@functools.cache
+def _compose(conf: Path, overrides: tuple[str, ...]) -> Composed:
     import hydra
     from hydra.core.global_hydra import GlobalHydra
     from hydra.types import RunMode
     from omegaconf import OmegaConf
 
-    from vlsafe.hydra_plugins import register_plugins
+    from vlsafe.hydra_plugins import register_plugins, yaml_read_once
 
     register_plugins()
-    with hydra.initialize_config_dir(config_dir=str(conf.absolute()), version_base="1.3"):
+    with yaml_read_once(), hydra.initialize_config_dir(config_dir=str(conf.absolute()), version_base="1.3"):
         config = hydra.compose("config", list(overrides), return_hydra_config=True)
         loader = GlobalHydra.instance().config_loader()
         files = loader.compute_defaults_list("config", list(overrides), RunMode.RUN).defaults
     chosen = {str(k): str(v) for k, v in config.hydra.runtime.choices.items()}
-    plain = OmegaConf.to_container(OmegaConf.masked_copy(config, [k for k in config if k != "hydra"]), resolve=True)
+    plain = OmegaConf.to_container(OmegaConf.masked_copy(config, [str(k) for k in config if k != "hydra"]), resolve=True)
     assert isinstance(plain, dict)
     said: dict[str, tuple[str, str]] = {}
     choices: dict[str, Setting] = {}
@@ -85,7 +91,9 @@ def compose(conf: Path, overrides: Sequence[str]) -> Composed:
         for group, comment in choices_in(text):
             if group in chosen:
                 choices[group] = Setting(group, chosen[group], comment, path)
-    settings = [Setting(name, value, *said.get(name, ("", ""))) for name, value in flatten_all(plain)]
+    settings = [
+        Setting(name, value, *said.get(name, ("", ""))) for name, value in flatten_all({str(k): v for k, v in plain.items()})
+    ]
     return Composed(chosen, choices, tuple(settings), tuple(unknown))
 
 

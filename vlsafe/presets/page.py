@@ -16,8 +16,10 @@ INTRODUCTION = f"""# Presets
 A preset is `+experiment=NAME` and may be combined with any other override:
 
     python launch/train.py -m +experiment=paper_llama2 safety_tune=sft,dpo merge=linear,ties
-    python launch/doctor.py +experiment=paper_llama2        (what is missing here to run it)
-    python launch/train.py +experiment=paper_llama2 +stand_in=tiny      (the same on tiny stand-ins, in a minute)
+
+`launch/doctor.py` with the same overrides says what is missing here to run it, without a GPU or a network. With
+`+stand_in=tiny` the same command runs on tiny invented models and data, within a minute or two: it shows that the way is open,
+and no figure of it means anything.
 
 Under each, every setting says where its value comes from:
 
@@ -66,9 +68,9 @@ def render(conf: Path) -> str:
     return "\n".join(part.rstrip("\n") + "\n" for part in parts)
 
 
-OPTIONS = """The names of `adaptation` and `safety_tune` are those of the microworld; a preset's `recipes` says what they mean. `recipes: real`
-makes them published recipes, `recipes: laptop` the same cut down. An option with a recipe's own name (`safety_tune=spa_vl_dpo`) is
-that recipe everywhere.
+OPTIONS = """The names of `adaptation` and `safety_tune` are those of the microworld; a preset's `recipes` says what they mean:
+`recipes: real` makes them published recipes, `recipes: laptop` the same cut down. An option with a recipe's own name
+(`safety_tune=spa_vl_dpo`) is that recipe everywhere. Whoever composes a real model without a preset adds `recipes=real`.
 """
 
 

@@ -1,8 +1,8 @@
 """`+stand_in=tiny`: any command on tiny invented models, data sets and benchmarks, written where the hub's would be read.
 
-A config becomes another one before its cell is made: what is logged is what runs. Every number of a training, of LoRA and of the
-evaluation becomes tiny, `local` the folder of stand-ins, and the model's name says so in every table. Keys hold the content of
-what is read, so nothing of a stand-in is ever taken for the real thing.
+A config becomes another one before its cell is made: what is logged is what runs. Every number of a training, of LoRA and of
+the evaluation becomes tiny, `local` the folder of stand-ins, and the model's name says so in every table. Keys hold the content
+of what is read, so nothing of a stand-in is ever taken for the real thing.
 """
 
 from __future__ import annotations
@@ -91,14 +91,15 @@ def write(source: Source, root: Path, where: str) -> None:
             shutil.rmtree(made)  # another command was faster
 
 
-def writers() -> dict[str, list[Callable[[Path], None]]]:
+def writers() -> dict[str, list[Callable[[Path], Any]]]:
     """hub id → what writes its stand-in: one repository may hold a data set and a benchmark."""
     from vlsafe.stand_in.benchmarks import BENCHMARKS
     from vlsafe.stand_in.models import MODELS
+    from vlsafe.stand_in.qwen import MODELS as QWEN
     from vlsafe.stand_in.sets import SETS
 
-    found: dict[str, list[Callable[[Path], None]]] = {}
-    for registry_of in (MODELS, SETS, BENCHMARKS):
-        for id, writer in registry_of.items():
+    found: dict[str, list[Callable[[Path], Any]]] = {}
+    for known in ({**MODELS, **QWEN}, SETS, BENCHMARKS):
+        for id, writer in known.items():
             found.setdefault(id, []).append(writer)
     return found
