@@ -15,7 +15,8 @@ from vlsafe.plan import make_plan
 
 Grid = Callable[..., Any]
 OPTIONS = [(p.parent.name, p.stem) for p in sorted((ROOT / "conf").glob("*/*.yaml")) if p.parent.name in GROUPS]
-REAL = [("data", "jsonl"), ("data", "llava_vlguard")]  # say nothing to the microworld's models
+# Say nothing to the microworld's models, data or benchmarks.
+REAL = [("model", "smollm2_embedded"), ("data", "jsonl"), ("data", "llava_vlguard"), ("eval", "first")]
 PRESETS = [p.stem for p in sorted((ROOT / "conf" / "experiment").glob("*.yaml"))]
 RECIPES = [
     p for group in ("model", "adaptation", "safety_tune", "merge") for p in sorted((ROOT / "conf" / group).glob("*.yaml"))

@@ -245,7 +245,7 @@ def _plan_evaluations(
     for benchmark in [at_home(benchmark, cell.run) for benchmark in suite.build()]:
         if benchmark.needs_image and not sees_images:
             continue
-        name = benchmark.component_name
+        name = benchmark.title
         asked = {"benchmark": spec_of(benchmark) | {"version": benchmark.version}, "engine": spec_of(engine)}
         family = digest({"family": asked, "version": SCHEMA_VERSIONS["generate"], "model": plan.stages[model].key})
         generate = _stage(

@@ -37,6 +37,7 @@ OWN_MODULES = (
     "vlsafe.eval.benchmarks",
     "vlsafe.eval.engines",
     "vlsafe.eval.judges",
+    "vlsafe.eval.llama_guard",
     "vlsafe.eval.suites",
     "vlsafe.tracking.components",
     "vlsafe.train.deepspeed",

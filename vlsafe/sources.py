@@ -102,7 +102,13 @@ class DataSource(Source):
     kind: ClassVar[Kind] = "dataset"
 
 
+# Data sets with an id like the hub's that the hub doesn't have, and what fetches them.
+ELSEWHERE = {"ThuCCSLab/FigStep": "git clone https://github.com/ThuCCSLab/FigStep FOLDER"}
+
+
 def unresolved(source: Source) -> str:
+    if source.id in ELSEWHERE:
+        return f"{source.id} is not on the hub: {ELSEWHERE[source.id]}, and set its source's folder, or a mirror that holds it"
     return (
         f"{source.id}: its commit is not known, and the hub can't be asked from here: set its revision, or folder, or a mirror"
         " (local=FOLDER with org/name below it)"

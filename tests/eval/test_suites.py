@@ -67,3 +67,47 @@ def test_components_are_known_without_heavy_imports() -> None:
     heavy = "{'torch', 'transformers', 'trl', 'numpy', 'PIL', 'pandas'}"
     script = f"import sys, {modules}; print(sorted({heavy} & set(sys.modules)))"
     assert subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout == "[]\n"
+
+
+def first(**changes: Any) -> Any:
+    return registry.make("eval", shipped("eval", "first") | changes)
+
+
+def test_the_first_real_suite_covers_every_axis_and_pins_what_the_hub_has() -> None:
+    benchmarks = first().build()
+    assert {b.axis for b in benchmarks} == {"text_safety", "multimodal_safety", "over_refusal", "helpfulness"}
+    sources = {b.component_name: spec_of(b)["source"] for b in benchmarks}
+    assert sources.pop("figstep") == {"id": "ThuCCSLab/FigStep", "revision": "unresolved"}
+    assert all(len(source["revision"]) == 40 for source in sources.values())
+    assert all(b.licence and b.page for b in benchmarks)
+
+
+def test_a_benchmark_of_ones_own_stands_in_the_results_under_its_name(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_text('{"prompt": "x"}\n')
+    ours = {"name": "jsonl", "axis": "text_safety", "source": {"folder": str(tmp_path / "a.jsonl")}}
+    suite = first(benchmarks=["xstest", "ours"], settings={"ours": ours})
+    assert [b.title for b in suite.build()] == ["xstest", "ours"]
+    before = spec_of(suite.build()[1])
+    (tmp_path / "a.jsonl").write_text('{"prompt": "y"}\n')
+    assert spec_of(suite.build()[1]) != before  # what is in the file is in the key, and its path is not
+    assert str(tmp_path) not in str(before)
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"benchmarks": ["xtest"]}, "did you mean 'xstest'"),
+        ({"settings": {"xtest": {}}}, "eval.benchmarks has no such name"),
+        ({"settings": {"mme": {"sorce": {"folder": "x"}}}}, r"eval\.settings\.mme\.sorce"),
+        ({"benchmarks": ["ours"], "settings": {"ours": {"name": "mme"}}}, "can't have a name of your own"),
+        ({"benchmarks": ["jsonl"]}, "jsonl"),
+    ],
+)
+def test_wrong_settings_of_a_benchmark_are_told_when_cells_are_composed(changes: dict[str, Any], told: str) -> None:
+    with pytest.raises(ConfigError, match=told):
+        first(**changes).check()
+
+
+def test_the_microworlds_models_are_sent_back_to_their_own_suite(grid: Any) -> None:
+    with pytest.raises(ConfigError, match=r"eval=benchmarks asks in English.*set eval=microworld"):
+        grid("eval=first")

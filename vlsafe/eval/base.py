@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, TypedDict
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypedDict
 
 from vlsafe.data.rows import SupervisedRow
 from vlsafe.registry import Component
+
+if TYPE_CHECKING:
+    from vlsafe.eval.metrics import Metric
+    from vlsafe.stage import StageContext
 
 Axis = Literal["text_safety", "multimodal_safety", "over_refusal", "helpfulness"]
 Expects = Literal["refuse", "comply", "answer"]  # what a right answer does
@@ -53,9 +57,19 @@ class Benchmark(Component):
     needs_image: ClassVar[bool]  # a model whose projector is untrained is not asked
     version: ClassVar[int] = 1  # part of the key: raise it when the items change
 
+    @property
+    def title(self) -> str:
+        """What results call it."""
+        return self.component_name
+
     def items(self, limit: int | None) -> Sequence[Item]:
         """The first `limit` items of a fixed order (all of them for None): a larger limit extends a smaller one's items."""
         raise TypeError(f"{type(self).__name__} is abstract")
+
+    @classmethod
+    def own_metrics(cls, labels: Mapping[str, Label]) -> Sequence[Metric]:
+        """Metrics that only this benchmark has, beside those of its axis, from the label of each item by its id."""
+        return ()
 
 
 class Judge(Component):
@@ -63,15 +77,24 @@ class Judge(Component):
 
     version: ClassVar[int] = 1  # part of the key: raise it when a label changes
     harm_version: ClassVar[int] = 1  # part of the key of what `harmful` filtered: raise it when it says otherwise
+    asks_model: ClassVar[bool] = False  # it runs a model of its own, so its stage is given a GPU where there is one
 
     def label(self, rows: Sequence[ResponseRow]) -> list[Label]:
         """One label a row, in order; never a guess: what it can't read is `unparsed`."""
         raise TypeError(f"{type(self).__name__} is abstract")
 
+    def label_within(self, rows: Sequence[ResponseRow], ctx: StageContext) -> list[Label]:
+        """`label` as a stage calls it: a judge that runs a model looks here where it runs, says how far it is, stops when it is
+        asked to, and leaves its facts for the manifest."""
+        return self.label(rows)
+
     def harmful(self, rows: Sequence[SupervisedRow]) -> list[bool | None]:
         """Whether training on a row would teach harm, for `adaptation.filter`; None where this judge can't tell. Only some
         judges can read training rows."""
         raise TypeError(f"judge={self.component_name} can't tell harm in training rows")
+
+    def close(self) -> None:
+        """Lets go of what it holds in memory, as a model."""
 
     @classmethod
     def tells_harm(cls) -> bool:

@@ -7,6 +7,7 @@ a probe, because it fails silently where a padding side or a position is wrong (
 from __future__ import annotations
 
 import functools
+import gc
 import hashlib
 import time
 from collections.abc import Callable, Sequence
@@ -66,6 +67,15 @@ def open_model(folder: Path, where: Execution) -> Session:
         _opened.clear()
         _opened[at] = _load(folder, device)
     return _opened[at]
+
+
+def close() -> None:
+    """Lets go of the model, and of the GPU's memory that it had."""
+    if _opened:
+        _opened.clear()
+        gc.collect()
+        if torch.cuda.is_initialized():
+            torch.cuda.empty_cache()
 
 
 def _load(folder: Path, device: str) -> Session:

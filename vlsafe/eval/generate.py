@@ -29,7 +29,7 @@ def run(benchmark: Benchmark, engine: Engine, limit: int | None, ctx: StageConte
     `StageInterrupted` after a stop signal.
     """
     items = benchmark.items(limit)
-    check_ids(benchmark.component_name, items)
+    check_ids(benchmark.title, items)
     known = Known(items)
     resumed = 0
     if ctx.ranks.main:  # before any rank appends again
@@ -40,19 +40,19 @@ def run(benchmark: Benchmark, engine: Engine, limit: int | None, ctx: StageConte
     missing = ctx.ranks.broadcast(known.missing())
     mine = shares(engine, [items[i] for i in missing], ctx)[ctx.ranks.rank]
     share = [missing[i] for i in mine]
-    ctx.progress(len(items) - len(missing), len(items), benchmark.component_name)
+    ctx.progress(len(items) - len(missing), len(items), benchmark.title)
     answered: list[int] = []
     with partial_file(ctx.work, ctx.ranks.rank).open("a", encoding="utf-8") as handle:
 
         def keep(position: int, answer: Answer) -> None:
             index = share[position]
-            row = _row(benchmark.component_name, items[index], answer)
+            row = _row(benchmark.title, items[index], answer)
             known.add(row, answer.cut)
             answered.append(index)
             handle.write(line({"row": row, "cut": answer.cut}))
             handle.flush()
             done = len(items) - len(missing) + len(missing) * len(answered) // len(share)  # as if the others were as far
-            ctx.progress(done, len(items), benchmark.component_name)
+            ctx.progress(done, len(items), benchmark.title)
 
         facts: dict[str, Any] = {}
         stopped: StageInterrupted | None = None
@@ -72,7 +72,7 @@ def run(benchmark: Benchmark, engine: Engine, limit: int | None, ctx: StageConte
         return
     for rank in range(1, ctx.ranks.world):
         known.add_partial([partial_file(ctx.work, rank)])
-    check_complete(benchmark.component_name, items, missing, answers, known)
+    check_complete(benchmark.title, items, missing, answers, known)
     write_rows(ctx.out / RESPONSES, [known.rows[item.id] for item in items])
     cut_ids = [item.id for item in items if item.id in known.cut]
     ctx.facts |= facts | {

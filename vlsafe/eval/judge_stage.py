@@ -17,7 +17,7 @@ def run(judge: Judge, ctx: StageContext) -> None:
     Raises `CheckError` where the judge gives more or fewer labels than rows, or one that is none.
     """
     rows: list[ResponseRow] = read_rows(ctx.parents["responses"] / RESPONSES)
-    labels = judge.label(rows)
+    labels = judge.label_within(rows, ctx)
     who = f"judge={judge.component_name}"
     if len(labels) != len(rows):
         raise CheckError(f"{who} gave {len(labels)} labels for {len(rows)} rows")

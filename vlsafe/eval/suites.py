@@ -11,7 +11,7 @@ from vlsafe.errors import ConfigError
 from vlsafe.eval.base import Benchmark
 from vlsafe.microworld.world import World, check_world
 from vlsafe.registry import Component, get, make, register
-from vlsafe.settings import PositiveInt
+from vlsafe.settings import PositiveInt, closest
 
 
 @dataclass(frozen=True)
@@ -21,9 +21,13 @@ class Suite(Component):
     benchmarks: tuple[str, ...]
     limit: PositiveInt | None = None
 
-    def settings(self) -> Mapping[str, Any]:
+    def shared(self) -> Mapping[str, Any]:
         """Settings that the suite's benchmarks share: each gets those that it has."""
         return {}
+
+    def check(self) -> None:
+        """Raises `ConfigError` for benchmarks that can't be: called when cells are composed."""
+        self.build()
 
     def check_model(self, model: Component) -> None:
         """Raises `ConfigError` where these benchmarks make no sense for this model: found when cells are composed."""
@@ -39,7 +43,7 @@ class Suite(Component):
 
     def _make(self, name: str) -> Benchmark:
         has = {field.name for field in dataclasses.fields(get("benchmark", name, "eval.benchmarks"))}  # type: ignore[arg-type]
-        shared = {setting: value for setting, value in self.settings().items() if setting in has}
+        shared = {setting: value for setting, value in self.shared().items() if setting in has}
         return cast(Benchmark, make("benchmark", {"name": name, **shared}, "eval.benchmarks"))
 
 
@@ -50,8 +54,41 @@ class MicroworldSuite(Suite):
 
     world: World = dataclasses.field(default_factory=World)
 
-    def settings(self) -> Mapping[str, Any]:
+    def shared(self) -> Mapping[str, Any]:
         return {"world": self.world}
 
     def check_model(self, model: Component) -> None:
         check_world("eval", self.world, model)
+
+
+@register("eval", "benchmarks")
+@dataclass(frozen=True)
+class Benchmarks(Suite):
+    """Public benchmarks and one's own. `settings` holds those of single benchmarks by name; under a name of one's own, with
+    the benchmark that it is: `{ours: {name: jsonl, axis: text_safety, source: {folder: ours.jsonl}}}`."""
+
+    settings: dict[str, dict[str, Any]] = dataclasses.field(default_factory=dict)
+
+    def check_model(self, model: Component) -> None:
+        if hasattr(model, "world"):
+            raise ConfigError(
+                f"eval={self.component_name} asks in English, which model={model.component_name} has no words for: set"
+                " eval=microworld, or choose another model (+experiment=NAME)"
+            )
+
+    def check(self) -> None:
+        for name in self.settings:
+            if name not in self.benchmarks:
+                raise ConfigError(f"eval.settings.{name}: eval.benchmarks has no such name; {closest(name, self.benchmarks)}")
+        super().check()
+
+    def _make(self, name: str) -> Benchmark:
+        where = f"eval.settings.{name}"
+        given = dict(self.settings.get(name, {}))
+        kind = given.pop("name", name)
+        has = {field.name for field in dataclasses.fields(get("benchmark", kind, "eval.benchmarks"))}  # type: ignore[arg-type]
+        if kind != name:
+            if "title" not in has:
+                raise ConfigError(f"{where}.name={kind}: this benchmark can't have a name of your own: call it {kind}")
+            given.setdefault("title", name)
+        return cast(Benchmark, make("benchmark", {"name": kind, **given}, where))

@@ -45,8 +45,13 @@ def needs(stage: Stage, run: RunSettings, deepspeed: bool, gpus: int, cores: int
     if threads is None:
         alone = processes == 1 and stage.kind in ("model", "adaptation")
         threads = min(cores, 2) if alone else 1
-    on_gpu = gpus > 0 and run.device != "cpu" and stage.kind in (*TRAINING_KINDS, "generate")
+    on_gpu = gpus > 0 and run.device != "cpu" and (stage.kind in (*TRAINING_KINDS, "generate") or runs_guard(stage))
     return Needs(processes, nodes, processes // nodes if on_gpu else 0, threads)
+
+
+def runs_guard(stage: Stage) -> bool:
+    """Whether it is a judge with a model of its own."""
+    return stage.kind == "judge" and bool(registry.get("judge", stage.settings["judge"]["name"]).asks_model)  # type: ignore[attr-defined]
 
 
 def check_training(stage: Stage, wanted: Needs, run: RunSettings, deepspeed: Mapping[str, Any] | None) -> None:

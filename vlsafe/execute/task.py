@@ -73,12 +73,13 @@ def group_stages(plan: Plan, to_run: Collection[str]) -> list[tuple[str, ...]]:
         if id in to_run:
             trained = f"{stage.kind}/{stage.training_key}"
             groups.setdefault(evaluated_model(plan, stage) or trained, []).append(id)
-    return [tuple(sorted(group, key=lambda id: last_step(plan.stages[id]))) for group in groups.values()]
+    return [tuple(sorted(group, key=lambda id: place_in_task(plan.stages[id]))) for group in groups.values()]
 
 
-def last_step(stage: Stage) -> float:
-    """Puts the snapshots of a training in order, and what it ends with behind them."""
-    return float("inf") if stage.step is None else stage.step
+def place_in_task(stage: Stage) -> tuple[float, bool]:
+    """Puts the snapshots of a training in order, and what it ends with behind them; answers before any judge, so that the model
+    that answers and one that judges are each loaded once, and never both."""
+    return float("inf") if stage.step is None else stage.step, stage.kind == "judge"
 
 
 def evaluated_model(plan: Plan, stage: Stage) -> str | None:

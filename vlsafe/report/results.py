@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, get_args
 
+from vlsafe import registry
 from vlsafe.errors import CheckError
 from vlsafe.eval.base import Axis, Label
 from vlsafe.eval.metrics import Metric, headline, metrics
@@ -70,15 +71,16 @@ class Scored:
 
 def score(results: Iterable[CellResult]) -> list[Scored]:
     """Metrics of every record, in order; each labels file is read once. Raises `CheckError` for labels that can't be."""
-    known: dict[tuple[Path, Axis], tuple[Metric, ...]] = {}
+    known: dict[tuple[Path, Axis, str], tuple[Metric, ...]] = {}
     scored = []
     for result in results:
         if result.status != "done" or result.labels is None:
             scored.append(Scored(result, (Metric(headline(result.axis), None, 0, None, None),)))
             continue
-        at = (result.labels, result.axis)
+        at = (result.labels, result.axis, result.benchmark)
         if at not in known:
-            known[at] = metrics(result.axis, read_labels(result.labels))
+            labels = read_labels(result.labels)
+            known[at] = (*metrics(result.axis, list(labels.values())), *own_metrics(result.benchmark, labels))
         scored.append(Scored(result, known[at]))
     return scored
 
@@ -97,9 +99,18 @@ def conditions(facts: Mapping[str, Any]) -> dict[str, str]:
     return {name: str(value) for name, value in said.items() if value is not None}
 
 
-def read_labels(folder: Path) -> list[Label]:
-    labels = [row.get("label") for row in read_rows(folder / "labels.jsonl")]
-    strange = [label for label in labels if label not in get_args(Label)]
+def own_metrics(benchmark: str, labels: Mapping[str, Label]) -> Sequence[Metric]:
+    """Those that only this benchmark has; none for a name that isn't registered, as a user's own benchmark has it."""
+    if benchmark not in registry.names("benchmark"):
+        return ()
+    found: Sequence[Metric] = registry.get("benchmark", benchmark).own_metrics(labels)  # type: ignore[attr-defined]
+    return found
+
+
+def read_labels(folder: Path) -> dict[str, Label]:
+    """The label of each item, by its id, in order."""
+    labels = {row.get("id"): row.get("label") for row in read_rows(folder / "labels.jsonl")}
+    strange = [label for label in labels.values() if label not in get_args(Label)]
     if strange:
         raise CheckError(f"{folder}/labels.jsonl: {strange[0]!r} is no label; a label is one of {', '.join(get_args(Label))}")
     return labels

@@ -24,6 +24,7 @@ class Adaptation(Component):
     trains: ClassVar[bool] = True  # false: there is no such stage
     reads_data: ClassVar[bool] = True  # false: no training rows are needed, and none are in the key
     filter: str | None = None  # the judge that reads the rows before training
+    local: str | None = None  # the mirror that its model may be read from
 
     @property
     def cost_units(self) -> float:
@@ -35,7 +36,7 @@ class Adaptation(Component):
         from vlsafe.train.filter import filter_judge
 
         if self.filter is not None:
-            filter_judge(self.filter)
+            filter_judge(self.filter, self.local)
 
     def check_order(self, order: str) -> None:
         """Raises `ConfigError` for an order of adaptation and safety tuning that can't be: called when cells are composed."""
@@ -44,7 +45,7 @@ class Adaptation(Component):
         """The part of the key that is the filter's: which version of which judge."""
         from vlsafe.train.filter import filter_spec
 
-        return filter_spec(self.filter)
+        return filter_spec(self.filter, self.local)
 
     @property
     def last_step(self) -> int | None:
@@ -90,6 +91,7 @@ class Llava(Adaptation):
     checkpoints: NonNegativeInt = execution(0)  # intermediate models kept and evaluated: their keys are their own
     filter: str | None = added(None)  # the judge whose harmful rows are replaced before training
     most_removed: Fraction = execution(0.5)  # a filter that would remove more of the rows stops the stage
+    local: str | None = execution(None)  # set by the run's `local`
 
     @property
     def cost_units(self) -> float:
@@ -123,14 +125,14 @@ class Llava(Adaptation):
         joint = replace(second, steps=steps)
 
         def instruct() -> Sequence[Any]:
-            rows = read_rows(data, "instruct", instructions, self.seed, self.filter, self.most_removed)
+            rows = read_rows(data, "instruct", instructions, self.seed, self.filter, self.most_removed, self.local)
             return Mixed([rows, more], self.seed) if more else rows
 
         return [
             Phase(
                 name="projector",
                 method="sft",
-                rows=lambda: read_rows(data, "projector", first.rows, self.seed, self.filter, self.most_removed),
+                rows=lambda: read_rows(data, "projector", first.rows, self.seed, self.filter, self.most_removed, self.local),
                 optimization=first,
                 trainable=("projector",),
                 seed=self.seed,

@@ -17,13 +17,15 @@ from vlsafe.data.rows import SupervisedRow, TrainingData
 from vlsafe.errors import CheckError, ConfigError
 from vlsafe.eval.base import Judge
 from vlsafe.settings import spec_of
+from vlsafe.sources import placed
 
 LISTED_IDS = 10_000  # the most that facts list of the removed rows of one source; the counts are always of all
 
 
-def filter_judge(name: str) -> Judge:
-    """The judge of that name; raises `ConfigError` where it can't read training rows."""
-    judge: Judge = registry.make("judge", {"name": name}, "adaptation.filter")
+def filter_judge(name: str, local: str | None = None) -> Judge:
+    """The judge of that name, its model read from the mirror `local` where that has it; raises `ConfigError` where it can't
+    read training rows."""
+    judge: Judge = placed(registry.make("judge", {"name": name}, "adaptation.filter"), local)
     if not judge.tells_harm():
         able = [n for n in registry.names("judge") if registry.get("judge", n).tells_harm()]  # type: ignore[attr-defined]
         raise ConfigError(
@@ -33,11 +35,11 @@ def filter_judge(name: str) -> Judge:
     return judge
 
 
-def filter_spec(name: str | None) -> dict[str, Any]:
+def filter_spec(name: str | None, local: str | None = None) -> dict[str, Any]:
     """What a filter adds to the key: the judge's settings and the version of what it calls harmful."""
     if name is None:
         return {}
-    judge = filter_judge(name)
+    judge = filter_judge(name, local)
     return {"filter": spec_of(judge) | {"version": judge.harm_version}}
 
 
@@ -64,8 +66,11 @@ def read_rows(
     seed: int,
     filter: str | None,
     most_removed: float,
+    local: str | None = None,
 ) -> Sequence[SupervisedRow]:
     """The first `n` rows for `purpose`; with a filter the first `n` that its judge says are harmless.
+
+    A judge that runs a model lets go of it afterwards: training needs its memory. Each rank asks it the same.
 
     Raises `CheckError` where more than the share `most_removed` of the rows would be removed, or where the source ends.
     """
@@ -73,7 +78,22 @@ def read_rows(
         return []
     if filter is None:
         return data.supervised(purpose, n, seed)
-    judge = filter_judge(filter)
+    judge = filter_judge(filter, local)
+    try:
+        return _filtered(judge, data, purpose, n, seed, filter, most_removed)
+    finally:
+        judge.close()
+
+
+def _filtered(
+    judge: Judge,
+    data: TrainingData,
+    purpose: Literal["projector", "instruct"],
+    n: int,
+    seed: int,
+    filter: str,
+    most_removed: float,
+) -> Sequence[SupervisedRow]:
     verdicts: list[bool | None] = []
     drawn = n
     while True:

@@ -32,6 +32,7 @@ class SingleStage(Adaptation):
     checkpoints: NonNegativeInt = execution(0)  # intermediate models kept and evaluated: their keys are their own
     filter: str | None = added(None)  # the judge whose harmful rows are replaced before training
     most_removed: Fraction = execution(0.5)  # a filter that would remove more of the rows stops the stage
+    local: str | None = execution(None)  # set by the run's `local`
 
     @property
     def cost_units(self) -> float:
@@ -64,8 +65,8 @@ class SingleStage(Adaptation):
         steps = -(-(sum(n.values()) + len(more)) // setting.batch_size)
 
         def rows() -> Sequence[Any]:
-            pairs = read_rows(data, "projector", n["projector"], self.seed, self.filter, self.most_removed)
-            instructions = read_rows(data, "instruct", n["instruct"], self.seed, self.filter, self.most_removed)
+            pairs = read_rows(data, "projector", n["projector"], self.seed, self.filter, self.most_removed, self.local)
+            instructions = read_rows(data, "instruct", n["instruct"], self.seed, self.filter, self.most_removed, self.local)
             return Mixed([pairs, instructions, more], self.seed)
 
         joint = replace(setting, steps=steps)
