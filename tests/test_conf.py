@@ -15,8 +15,10 @@ from vlsafe.plan import make_plan
 
 Grid = Callable[..., Any]
 OPTIONS = [(p.parent.name, p.stem) for p in sorted((ROOT / "conf").glob("*/*.yaml")) if p.parent.name in GROUPS]
-# Say nothing to the microworld's models, data or benchmarks.
-REAL = [("model", "smollm2_embedded"), ("data", "jsonl"), ("data", "llava_vlguard"), ("eval", "first")]
+MICROWORLD = ("microworld", "microworld_small", "microworld_wide", "replay")
+REAL = [
+    o for o in OPTIONS if o[0] in ("model", "data", "eval") and o[1] not in MICROWORLD
+]  # with the microworld's they say nothing
 PRESETS = [p.stem for p in sorted((ROOT / "conf" / "experiment").glob("*.yaml"))]
 RECIPES = [
     p for group in ("model", "adaptation", "safety_tune", "merge") for p in sorted((ROOT / "conf" / group).glob("*.yaml"))
@@ -30,6 +32,14 @@ def test_every_group_has_an_option() -> None:
 @pytest.mark.parametrize(("group", "option"), [o for o in OPTIONS if o not in REAL])
 def test_every_option_composes_and_plans(grid: Grid, group: str, option: str) -> None:
     plan = make_plan(grid(f"{group}={option}"))
+    assert plan.cells[0].cell.choices[group] == option
+    assert plan.cells[0].evaluations
+
+
+@pytest.mark.parametrize(("group", "option"), REAL)
+def test_every_option_for_real_models_composes_and_plans(grid: Grid, group: str, option: str) -> None:
+    chosen = {"model": "llama2_7b", "data": "llava_vlguard", "eval": "first", "judge": "keyword", group: option}
+    plan = make_plan(grid(*(f"{name}={value}" for name, value in chosen.items())))
     assert plan.cells[0].cell.choices[group] == option
     assert plan.cells[0].evaluations
 

@@ -36,6 +36,7 @@ print("HEAVY", sorted({name.partition(".")[0] for name in sys.modules} & set(%r)
         ("dashboard.py", "--help"),
         ("report.py", "--help"),
         ("status.py", "--help"),
+        ("doctor.py", "+experiment=llava15_released", "tracking=wandb"),
     ],
 )
 def test_no_heavy_imports(arguments: tuple[str, ...], tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""What `launch/train.py` and `launch/plan.py` do: cells → plan → executor → results. Hydra only composes."""
+"""What `launch/train.py`, `launch/plan.py` and `launch/doctor.py` do: cells → plan → executor → results. Hydra only composes."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from omegaconf.errors import OmegaConfBaseException
 from rich.console import Console
 
 from vlsafe import registry
-from vlsafe.cells import GROUPS, Cell, RunSettings, make_cell
+from vlsafe.cells import GROUPS, Cell, RunSettings, check_worlds, make_cell
 from vlsafe.config_errors import explain
 from vlsafe.errors import ConfigError, VlsafeError
 from vlsafe.estimate import time_left, wall
@@ -31,11 +31,12 @@ from vlsafe.hydra_plugins import Grid, register_plugins, search_path, take_over
 from vlsafe.plan import Plan, make_plan
 from vlsafe.plugins import check_configs
 from vlsafe.sources import check_resolved
+from vlsafe.stand_in.notice import notice_for
 from vlsafe.store import Store
-from vlsafe.sweep import Sweep, check_name, default_name, open_sweep, record_lock, save_record
+from vlsafe.sweep import Sweep, open_sweep, record_lock, save_record, sweep_name
 from vlsafe.tracking.follow import followed
 
-Action = Literal["train", "plan"]
+Action = Literal["train", "plan", "doctor"]
 FULL = (errno.ENOSPC, errno.EDQUOT)
 PLACE_ERRORS = (*FULL, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.ENOENT, errno.EEXIST, errno.EISDIR)
 HELP = frozenset({"--help", "-h", "--hydra-help", "--version"})
@@ -43,8 +44,12 @@ BAD_INPUT, STOPPED, BUG = 2, 130, 70
 
 
 def main(action: Action, conf: Path) -> None:
-    """Exit status: 0 all done, 1 a stage failed, 2 bad input, 130 stopped by Ctrl-C."""
+    """Exit status: 0 all done, 1 a stage failed (doctor: something is missing), 2 bad input, 130 stopped by Ctrl-C."""
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # errors come to us, to be said in one line
+    if action == "doctor":
+        from vlsafe.doctor.cache import ask_nobody
+
+        ask_nobody()
     with errors_in_one_line():
         check_plugins(conf, sys.argv)
         register_plugins()
@@ -124,9 +129,7 @@ def run_one(config: DictConfig) -> int:
     choices = HydraConfig.get().runtime.choices
     plain = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
     assert isinstance(plain, dict)
-    return run_job(
-        {str(k): v for k, v in plain.items()}, {g: str(choices.get(g)) for g in GROUPS}, Console(highlight=False, width=160)
-    )
+    return run_job(*as_it_runs(plain, choices), Console(highlight=False, width=160))
 
 
 def cells_of(grid: Grid) -> list[Cell]:
@@ -134,10 +137,21 @@ def cells_of(grid: Grid) -> list[Cell]:
     for config in grid.configs:
         choices = OmegaConf.to_container(config.hydra.runtime.choices)
         assert isinstance(choices, dict)
+        check_worlds(config, {g: str(choices.get(g)) for g in GROUPS})
         plain = OmegaConf.to_container(_without_hydra(config), resolve=True, throw_on_missing=True)
         assert isinstance(plain, dict)
-        cells.append(make_cell({str(k): v for k, v in plain.items()}, {g: str(choices.get(g)) for g in GROUPS}))
+        cells.append(make_cell(*as_it_runs(plain, choices)))
     return cells
+
+
+def as_it_runs(plain: dict[Any, Any], chosen: Any) -> tuple[dict[str, Any], dict[str, str]]:
+    """A cell's config and the option of each group; with `+stand_in`, those on stand-ins."""
+    config, choices = {str(k): v for k, v in plain.items()}, {g: str(chosen.get(g)) for g in GROUPS}
+    if config.get("stand_in") is None:
+        return config, choices
+    from vlsafe.stand_in.make import stand_in
+
+    return stand_in(config, choices)
 
 
 def _without_hydra(config: DictConfig) -> DictConfig:
@@ -149,11 +163,16 @@ def run(action: Action, grid: Grid) -> int:
     console = Console(highlight=False)
     cells = cells_of(grid)
     settings = cells[0].run
-    name = settings.sweep or default_name(grid.overrides)
-    check_name(name)
+    name = sweep_name(settings, grid.overrides)
     check_not_swept(grid.swept, cells)
+    if notice := notice_for(name):
+        console.print(notice, style="bold reverse", markup=False, soft_wrap=True)
     folder = Path(settings.outputs).absolute() / "sweeps" / name
     store = Store(Path(settings.store))
+    if action == "doctor":
+        from vlsafe.doctor.command import doctor
+
+        return doctor(cells, grid.launcher, console)
     if action == "plan":
         plan = make_plan(open_sweep(folder, name, cells, grid.swept).cells)
         executor = local(plan, store, folder, survey(plan, store, mend=False), cells[0])

@@ -33,6 +33,7 @@ class RunSettings:
     sweep: str | None = None  # the sweep's name; by default made from the command's overrides
     outputs: str = "outputs"
     store: str = "outputs/store"
+    stand_in: Literal["tiny"] | None = None  # tiny invented models and rows in place of the hub's (vlsafe/stand_in)
     jobs: PositiveInt | None = None  # stages at a time; by default one a core
     threads: PositiveInt | None = None  # of each stage; by default all cores for training from scratch, else 1
     checkpoint_seconds: PositiveFloat = 20.0
@@ -138,6 +139,17 @@ def purposes(groups: Mapping[str, Any]) -> tuple[Purpose, ...] | None:
     """What the stages of these components ask rows for; None where one of them doesn't say."""
     asked = [groups[g].purposes() for g in ("adaptation", "safety_tune") if g in groups and groups[g].trains]
     return None if None in asked else tuple(dict.fromkeys(purpose for some in asked for purpose in some))
+
+
+def check_worlds(config: Mapping[str, Any], choices: Mapping[str, str]) -> None:
+    """Raises `ConfigError` where the microworld's rows or benchmarks would meet a model that knows nothing of it. The config need
+    not be resolved: their world is the model's."""
+    for group, what in (("data", "rows"), ("eval", "benchmarks")):
+        if "world" in list(config[group]) and "world" not in list(config["model"]):
+            raise ConfigError(
+                f"{group}={choices[group]}: the microworld's {what} say nothing to model={choices['model']}; a preset sets all"
+                f" that a real model needs: +experiment=paper_llama2 model={choices['model']} (docs/presets.md has more)"
+            )
 
 
 def at_home(component: T, run: RunSettings) -> T:

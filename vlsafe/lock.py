@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import os
 import secrets
 import socket
@@ -133,14 +134,7 @@ class Lease:
         if owner.get("machine") == machine():
             start = process_start(int(str(owner.get("pid", 0))))
             return start is None or start not in (owner.get("start"), "unknown")
-        probe = self._beside("time")
-        try:
-            probe.touch()
-            return modified(probe) - modified(self.path) > STALE_SECONDS
-        except FileNotFoundError:
-            return True
-        finally:
-            probe.unlink(missing_ok=True)
+        return age(self.path) > STALE_SECONDS
 
     def _beat(self) -> None:
         while not self._stop.wait(HEARTBEAT_SECONDS):
@@ -170,6 +164,18 @@ def read_owner(path: Path) -> dict[str, object]:
         return owner if isinstance(owner, dict) else {}
     except (OSError, ValueError):
         return {}
+
+
+def age(path: Path) -> float:
+    """Seconds since a file's last change, by the clock of its file system alone; infinite where it is gone."""
+    probe = path.with_name(f".{path.name}.{secrets.token_hex(8)}.time")
+    try:
+        probe.touch()
+        return modified(probe) - modified(path)
+    except FileNotFoundError:
+        return math.inf
+    finally:
+        probe.unlink(missing_ok=True)
 
 
 def modified(path: Path) -> float:

@@ -15,6 +15,10 @@ from typing import Any, TypeVar
 from vlsafe.errors import CheckError
 
 T = TypeVar("T")
+OTHER_PORT = (
+    "hydra/launcher=local takes another when the same command is given again; hydra/launcher=slurm has hydra.launcher.port, "
+    "torchrun --master-port, deepspeed --master_port"
+)
 PATIENCE = timedelta(days=30)  # a rank that died is noticed by its closed connection, not by time
 
 
@@ -92,7 +96,8 @@ def join(device: str, environment: Mapping[str, str] = os.environ) -> Ranks:
     except (RuntimeError, ValueError) as error:
         meeting = f"{environment.get('MASTER_ADDR')}:{environment.get('MASTER_PORT')}"
         why = str(error).splitlines()[0] if str(error) else type(error).__name__
-        hint = "the port is in use: set another" if "address already in use" in str(error).lower() else "is it reachable?"
+        busy = "address already in use" in str(error).lower() or "EADDRINUSE" in str(error)
+        hint = f"the port is in use: {OTHER_PORT}" if busy else "is it reachable?"
         raise CheckError(f"rank {rank} of {world} can't meet the others at {meeting} ({hint}): {why}") from error
     return Ranks(rank, world, local_rank, group)
 

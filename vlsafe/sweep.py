@@ -10,10 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from vlsafe.cells import GROUPS, Cell, make_cell
+from vlsafe.cells import GROUPS, Cell, RunSettings, make_cell
 from vlsafe.errors import ConfigError
 from vlsafe.files import read_json, write_json
 from vlsafe.lock import held
+from vlsafe.stand_in.notice import PREFIX
 
 RECORD = "sweep.json"
 # Cells of one sweep may always differ in these; in anything else only where a command sweeps it.
@@ -30,7 +31,7 @@ ALWAYS = (
 )
 # Overrides that say where and how, not what: they don't make another sweep.
 NOT_IN_NAME = re.compile(
-    r"^(sweep|store|outputs|local|jobs|threads|device|live|checkpoint_seconds|num_nodes|micro_batch_size|gradient_checkpointing|"
+    r"^(sweep|store|outputs|local|stand_in|jobs|threads|device|live|checkpoint_seconds|num_nodes|micro_batch_size|gradient_checkpointing|"
     r"(engine\.)?num_processes|(hydra|tracking|deepspeed)\b.*)$"
 )
 MAX_NAME = 80
@@ -82,6 +83,13 @@ def default_name(overrides: Sequence[str]) -> str:
     if len(name) > MAX_NAME:
         name = name[: MAX_NAME - 9].rstrip("-_,.") + "-" + hashlib.sha256(name.encode()).hexdigest()[:8]
     return name
+
+
+def sweep_name(run: RunSettings, overrides: Sequence[str]) -> str:
+    """As asked, or made from the overrides; that of a sweep on stand-ins says so."""
+    name = run.sweep or default_name(overrides)
+    check_name(name)
+    return PREFIX + name.removeprefix(PREFIX) if run.stand_in else name
 
 
 def check_name(name: str) -> None:

@@ -3,7 +3,6 @@ The real Slurm is in tests/slurm."""
 
 from __future__ import annotations
 
-import getpass
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -75,7 +74,7 @@ def queue(monkeypatch: pytest.MonkeyPatch) -> Queue:
     monkeypatch.setattr(slurm, "cancel", queue.cancel)
     monkeypatch.setattr(slurm, "cluster", lambda: "test")
     monkeypatch.setattr(slurm, "check_there", lambda: None)
-    monkeypatch.setattr(getpass, "getuser", lambda: "ann")
+    monkeypatch.setattr(slurm, "me", lambda: "ann")
     return queue
 
 

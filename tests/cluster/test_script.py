@@ -5,10 +5,14 @@ from __future__ import annotations
 import json
 import os
 import subprocess
+from dataclasses import replace
 from pathlib import Path
+
+import pytest
 
 from vlsafe.cluster.script import Job, Shape, job_script, launch_line, sbatch_options
 from vlsafe.cluster.settings import Resources, SlurmSettings, slurm_settings
+from vlsafe.errors import ConfigError
 
 HOSTILE = "a b'c\"d$(touch broken)%j;#"
 WORKER = "vlsafe.execute.worker"
@@ -102,3 +106,58 @@ def test_set_up_lines_come_before_the_command_and_no_secret_is_written(tmp_path:
     assert script.index("module load cuda/12.4\nconda activate 'my env'\n") < script.index("srun ")
     assert "0123456789" not in script
     assert subprocess.run(["bash", "-n"], input=script, text=True, check=False).returncode == 0
+
+
+def set_up(folder: Path, *lines: str) -> tuple[subprocess.CompletedProcess[str], list[dict[str, object]]]:
+    """A job with these lines before a command that says `ran`."""
+    (folder / "task.json").touch()
+    (folder / "srun").write_text("#!/bin/bash\necho ran; exit 3\n")
+    (folder / "srun").chmod(0o755)
+    script = job_script(job(folder), Shape(), Resources(), slurm_settings({"setup": list(lines)}), "python3")
+    done = run(script, folder, PATH=f"{folder}:{os.environ['PATH']}")
+    return done, [json.loads(line) for line in (folder / "notes").read_text().splitlines()]
+
+
+@pytest.mark.parametrize(
+    ("lines", "named", "status"),
+    [
+        (("true", "module load cuda/99", "echo further"), "module load cuda/99", 127),
+        (("source missing.sh",), "source missing.sh", 1),
+        (("if true; then", "  (exit 4)", "fi"), "( exit 4 )", 4),
+        (("grep 'a\nb' /dev/null",), "grep 'a b' /dev/null", 1),
+        (("printf 'exit_code() { return 5; }\\nexit_code\\n' > own.sh", "source own.sh"), "source own.sh", 5),
+    ],
+)
+def test_a_set_up_line_that_fails_ends_the_job_and_is_named(
+    tmp_path: Path, lines: tuple[str, ...], named: str, status: int
+) -> None:
+    done, notes = set_up(tmp_path, *lines)
+    assert done.returncode == status
+    assert f"error: hydra.launcher.setup: '{named}' failed with status {status} on node9\n" in done.stderr
+    assert [(n["event"], n["status"], n["why"]) for n in notes] == [("end", status, "setup")]
+    assert "ran" not in done.stdout
+    assert "further" not in done.stdout
+
+
+def test_what_a_site_s_own_files_do_is_theirs(tmp_path: Path) -> None:
+    """As activation scripts do: a command that fails on the way, in a file or a function; `set -eu` that is left on."""
+    (tmp_path / "activate.sh").write_text("false\nstep=x\ntrue\n")
+    done, notes = set_up(
+        tmp_path, "source activate.sh", "tolerant() { false; true; }", "tolerant", "false || true", "[ -d none ] && false",
+        "true", "set -eu",
+    )  # fmt: skip
+    assert done.returncode == 3, done.stderr
+    assert "ran" in done.stdout
+    assert [n["event"] for n in notes] == ["start", "end"]
+
+
+def test_no_text_begins_a_line_of_its_own(tmp_path: Path) -> None:
+    (tmp_path / "task.json").touch()
+    title = "of t\n#SBATCH --uid=0\r\ntouch broken\x1b[2J"
+    script = job_script(replace(job(tmp_path), title=title), Shape(), Resources(), SlurmSettings(), "python3")
+    assert "# of t\\x0a#SBATCH --uid=0\\x0d\\x0atouch broken\\x1b[2J\n" in script
+    assert not [line for line in script.splitlines() if line.startswith(("#SBATCH --uid", "touch"))]
+    folder = tmp_path / "a\n#SBATCH --uid=0"
+    folder.mkdir()
+    with pytest.raises(ConfigError, match="must be one line of text"):
+        job_script(job(folder), Shape(), Resources(), SlurmSettings(), "python3")

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from vlsafe.cluster.launch import check_setup
 from vlsafe.cluster.settings import seconds_of, slurm_settings
 from vlsafe.errors import ConfigError
 
@@ -59,3 +60,9 @@ def test_times_are_read_as_sbatch_reads_them() -> None:
     assert [seconds_of(t, "t") for t in (90, "90", "90:30", "1:30:00", "2-12", "2-12:30", "1-00:00:10", "UNLIMITED")] == [
         5400, 5400, 5430, 5400, 216000, 217800, 86410, 0,
     ]  # fmt: skip
+
+
+def test_set_up_lines_that_bash_can_not_read_are_refused_before_a_job_waits() -> None:
+    check_setup(["if true", "then module load cuda; fi", "x=$(date)"])
+    with pytest.raises(ConfigError, match=r"hydra\.launcher\.setup: bash can't read it: line 2: .*matching `'"):
+        check_setup(["true", "module load 'cuda"])

@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
+import getpass
+import os
+from collections.abc import Callable
+from pathlib import Path
+
 import pytest
 
-from vlsafe.cluster.slurm import SlurmError, gpus_in, sacct_line, scontrol_line
+from vlsafe.cluster.jobs import JobBook
+from vlsafe.cluster.slurm import Job, SlurmError, gpus_in, queue, sacct_line, scontrol_line
+from vlsafe.store import Store
 
 SACCT = """24|COMPLETED|0:0|2026-11-24T14:35:40
 35|FAILED|1:0|2026-11-24T14:37:32
@@ -50,3 +57,56 @@ def test_a_submit_limit_is_told_from_other_refusals() -> None:
     assert SlurmError("", "sbatch: error: Batch job submission failed: QOSMaxSubmitJobPerUserLimit").is_limit
     assert not SlurmError("", "sbatch: error: Batch job submission failed: Invalid partition name specified").is_limit
     assert not SlurmError("", "sbatch: error: Batch job submission failed: Requested reservation is invalid").is_limit
+
+
+@pytest.fixture
+def squeue(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Path]:
+    """A site whose squeue says this and ends so; the file of how it was called."""
+
+    def make(said: str, status: int = 0) -> Path:
+        script = tmp_path / "squeue"
+        script.write_text(f'#!/bin/bash\necho "$*" >> "$0.calls"\ncat "$0.said"\nexit {status}\n')
+        script.chmod(0o755)
+        (tmp_path / "squeue.said").write_text(said)
+        return tmp_path / "squeue.calls"
+
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    return make
+
+
+QUEUE = f"""Welcome to the cluster
+7|RUNNING|{os.getuid()}|None|vlsafe:1|of a pipe
+and a second line | of | the | same | comment
+8_3|PENDING|{os.getuid() + 1}|Resources|(null)
+"""
+
+
+def test_the_queue_is_asked_once_and_says_whose_jobs_are_one_s_own(squeue: Callable[..., Path], tmp_path: Path) -> None:
+    calls = squeue(QUEUE)
+    book = JobBook(Store(tmp_path / "store"))
+    assert book.queue == {
+        "7": Job("7", "RUNNING", "None", "vlsafe:1|of a pipe"),
+        "8_3": Job("8_3", "PENDING", "Resources", "(null)", started=False, mine=False),
+    }
+    assert [job.id for job in book.mine] == ["7"]
+    (call,) = calls.read_text().splitlines()
+    assert "--user=" in call
+
+
+def test_a_user_who_is_gone_hides_nobody_s_jobs(squeue: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    """squeue refuses, or leaves them out, where one name of several is not known."""
+    monkeypatch.setenv("USER", "as-the-container-has-it")
+    monkeypatch.setenv("LOGNAME", "as-the-container-has-it")
+    calls = squeue(QUEUE)
+    assert set(queue({"left-last-year"})) == {"7", "8_3"}
+    assert "--user" not in calls.read_text()
+    assert getpass.getuser() == "as-the-container-has-it"
+    queue(())
+    assert "as-the-container-has-it" not in calls.read_text()
+
+
+@pytest.mark.parametrize(("said", "status"), [("slurm_load_jobs error", 1), ("<html>maintenance</html>", 0)])
+def test_a_queue_that_can_not_be_read_is_no_empty_queue(squeue: Callable[..., Path], said: str, status: int) -> None:
+    squeue(said, status)
+    with pytest.raises(SlurmError, match="squeue: "):
+        queue(())

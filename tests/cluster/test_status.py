@@ -13,6 +13,7 @@ from rich.console import Console
 
 from tests.cluster.conftest import Given, Queue
 from tests.conftest import Launch
+from vlsafe.cluster import slurm
 from vlsafe.cluster.jobs import JobRecord, load_submission
 from vlsafe.cluster.status import show
 from vlsafe.execute.events import EventWriter
@@ -127,6 +128,40 @@ def test_a_node_that_sees_no_store_is_quoted(sweep: Given, queue: Queue, capsys:
     Path(job.log).write_text("error: store=/s is not visible on n7: set store= and outputs= to a shared file system\n")
     queue.ends(str(job.job), "FAILED", exit="1:0")
     assert "store=/s is not visible on n7: set store= and outputs= to a shared file system" in shown(sweep, capsys)
+
+
+def test_what_a_job_s_script_complained_of_is_quoted_once(
+    sweep: Given, queue: Queue, capsys: pytest.CaptureFixture[str]
+) -> None:
+    job = record(sweep, "adaptation")
+    complaint = "hydra.launcher.setup: 'module load cuda/99' failed with status 1 on n7"
+    note(job, "end", 1, "setup")
+    Path(job.log).write_text(f"--- job {job.job} on n7\nLmod: unknown\nerror: {complaint}\nsrun: error: n7: task 0\n")
+    queue.ends(str(job.job), "FAILED", exit="1:0")
+    assert complaint in shown(sweep, capsys)
+    with Path(job.log).open("a") as log:  # a later job of the same task, that fails otherwise
+        log.write("--- job 99 on n7\nSegmentation fault\n")
+    assert "ended with status 1; see its log" in shown(sweep, capsys)
+
+
+def test_where_slurm_does_not_answer_it_shows_what_the_files_say_and_says_so(
+    sweep: Given, queue: Queue, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = record(sweep, "adaptation")
+    events = EventWriter(Path(job.events))
+    events.state(job.stages[0], "running")
+    events.progress(job.stages[0], 30, 120, "instruct")
+
+    def broken(users: object) -> dict[str, slurm.Job]:
+        raise slurm.SlurmError("squeue: Unable to contact slurm controller")
+
+    monkeypatch.setattr(slurm, "queue", broken)
+    text = shown(sweep, capsys)
+    assert "squeue: Unable to contact slurm controller: shown is what the files say" in text
+    assert "30/120 instruct" in line(text, "adaptation")
+    assert line(text, "safety_tune").startswith("queued")
+    assert "Slurm does not say" in line(text, "safety_tune")
+    assert "failed" not in text.lower()
 
 
 def test_it_fits_a_narrow_terminal(sweep: Given, capsys: pytest.CaptureFixture[str]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -9,9 +10,10 @@ from pathlib import Path
 import pytest
 
 from tests.cluster.conftest import PARTITIONS, Given, Queue
+from vlsafe.cluster import slurm
 from vlsafe.cluster.cancel import cancel
 from vlsafe.cluster.jobs import JobBook, load_submission
-from vlsafe.cluster.slurm import SlurmError
+from vlsafe.cluster.slurm import Job, SlurmError
 from vlsafe.errors import ConfigError
 from vlsafe.execute.task import load_task
 
@@ -85,6 +87,30 @@ def test_a_submitter_that_is_killed_between_job_and_record_loses_neither(
         with pytest.raises(KeyboardInterrupt):
             sweep.submit()
     assert len(queue.live()) == 4
+    given("s", *SLICE).submit()
+    assert len(queue.live()) == 15
+    assert max(Counter(queue.task(id) for id in queue.live()).values()) == 1
+
+
+def test_a_job_on_its_way_is_waited_for_whatever_the_clock_of_who_sent_it_says(
+    queue: Queue, given: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The submitter, whose clock is an hour ahead, was killed while its sbatch was still talking to Slurm."""
+    sweep = given("s", *SLICE)
+    queue.dies_after = 1
+    with monkeypatch.context() as killed:
+        killed.setattr("time.time", lambda: time.time_ns() / 1e9 + 3600)
+        killed.setattr("vlsafe.cluster.slurm.cancel", lambda ids: None)
+        killed.setattr(JobBook, "drop", lambda self, record: None)
+        with pytest.raises(KeyboardInterrupt):
+            sweep.submit()
+    asked: list[int] = []
+
+    def late(users: object) -> dict[str, Job]:
+        asked.append(1)
+        return {id: queue.jobs[id] for id in queue.live()} if len(asked) > 1 else {}
+
+    monkeypatch.setattr(slurm, "queue", late)
     given("s", *SLICE).submit()
     assert len(queue.live()) == 15
     assert max(Counter(queue.task(id) for id in queue.live()).values()) == 1

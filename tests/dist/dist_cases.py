@@ -1,7 +1,7 @@
 """Trainings of a few steps, to run alone or as a rank: python dist_cases.py FOLDER CASE...   (or under torchrun).
 
 A case is `METHOD[-lora][-accumulate][-bf16][-text]@WAY`, WAY one of none, zero1, zero2, zero3, zero3_offload. It leaves
-FOLDER/CASE/ with the model and `facts.json`.
+FOLDER/CASE/ with the model and `facts.json`. `-bare` takes away what stands in for an absent picture.
 """
 
 from __future__ import annotations
@@ -72,11 +72,45 @@ class Stopper:
         return self.ranks.any(self.stopped)
 
 
-def run(case: str, parent: Path, folder: Path, ranks: Ranks, stop: int | None = None, kill: Any = None) -> None:
+class Nothing:
+    """In the absent picture's place."""
+
+    pixels: Any = None
+
+    def __init__(self, model: Any) -> None:
+        pass
+
+    def remove(self) -> None:
+        pass
+
+
+def die_in_a_checkpoint(step: int) -> None:
+    """Half of the first file that this rank writes of that checkpoint reaches the disk, and then the rank is killed."""
+    import io
+
+    import torch
+
+    whole = torch.save
+
+    def save(value: Any, file: Any, *more: Any, **others: Any) -> None:
+        if f"checkpoint-{step}/" not in str(file):
+            whole(value, file, *more, **others)
+            return
+        buffer = io.BytesIO()
+        whole(value, buffer, *more, **others)
+        Path(file).write_bytes(buffer.getvalue()[: buffer.tell() // 2])
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    torch.save = save
+
+
+def run(
+    case: str, parent: Path, folder: Path, ranks: Ranks, stop: int | None = None, kill: Any = None, half: int | None = None
+) -> None:
     import torch
 
     from vlsafe.model.load import load_model, load_processor, save_model
-    from vlsafe.train import watch
+    from vlsafe.train import exact, watch
 
     watch.FLUSH_SECONDS = 0.0  # so that a stopper sees every step
     what, _, way = case.partition("@")
@@ -103,6 +137,10 @@ def run(case: str, parent: Path, folder: Path, ranks: Ranks, stop: int | None = 
     )
     (folder / "out").mkdir(parents=True, exist_ok=True)
     device = "cpu"
+    if "bare" in kinds:
+        exact.AbsentPicture = Nothing
+    if half == ranks.rank:
+        die_in_a_checkpoint(5)
     model, processor = run_phases(lambda: (load_model(parent, device, train=True), load_processor(parent)), phases(kinds), ctx)
     if ranks.main:
         save_model(model, processor, folder / "out")
@@ -113,7 +151,7 @@ def run(case: str, parent: Path, folder: Path, ranks: Ranks, stop: int | None = 
 def main(folder: Path, cases: list[str]) -> None:
     ranks = join("cpu")
     for given in cases:
-        case, _, order = given.partition(":")  # CASE:stop=3 or CASE:kill=RANK,STEPS
+        case, _, order = given.partition(":")  # CASE:stop=3, CASE:kill=RANK,STEPS or CASE:half=RANK
         how, _, value = order.partition("=")
         began = time.monotonic()
         try:
@@ -121,6 +159,7 @@ def main(folder: Path, cases: list[str]) -> None:
                 case, folder / "parent", folder / ("many" if ranks.world > 1 else "one") / case, ranks,
                 stop=int(value) if how == "stop" else None,
                 kill=tuple(map(int, value.split(","))) if how == "kill" else None,
+                half=int(value) if how == "half" else None,
             )  # fmt: skip
         except StageInterrupted:
             assert how == "stop", given

@@ -108,6 +108,24 @@ def test_the_rows_have_what_makes_ranks_hang_and_momentum_drift() -> None:
         assert (False, False) in halves[halves.index((True, True)) :]
 
 
+@pytest.mark.parametrize("way", ["zero2", "zero3"])
+def test_without_a_stand_in_for_absent_pictures_ranks_get_out_of_step(tmp_path: Path, way: str) -> None:
+    """So that the tests above, which pass with it, say something."""
+    tiny.llava(tmp_path / "parent")
+    done = run(tmp_path, RANKS, f"sft-bare@{way}")
+    assert done.returncode != 0
+    assert "collective mismatch" in done.stderr
+    assert not (tmp_path / "many" / f"sft-bare@{way}" / "facts.json").exists()
+
+
+def test_pytorch_s_own_way_needs_no_stand_in(folder: Path, tmp_path: Path) -> None:
+    """DistributedDataParallel looks for unused weights in every step."""
+    tiny.llava(tmp_path / "parent")
+    done = run(tmp_path, RANKS, "sft-bare@none")
+    assert done.returncode == 0, done.stderr[-4000:]
+    assert digest(tmp_path / "many" / "sft-bare@none") == digest(folder / "many" / "sft@none")
+
+
 @pytest.mark.parametrize("case", BF16)
 def test_bf16_computes_in_16_bits_and_keeps_weights_in_32(folder: Path, case: str) -> None:
     one, many = folder / "one" / alone(case), folder / "many" / case
@@ -158,6 +176,22 @@ def test_a_killed_rank_ends_it_and_it_resumes_to_the_same_bits(folder: Path, tmp
     facts = json.loads((tmp_path / "many" / case / "facts.json").read_text())["phases"]["instruct"]
     assert facts["resumed_from_step"] >= 4
     assert digest(tmp_path / "many" / case) == digest(folder / "many" / "sft@zero3")
+
+
+@pytest.mark.parametrize(("case", "rank"), [("sft-checkpoints@zero3", 1), ("sft-checkpoints@none", 0)])
+def test_a_rank_that_is_killed_while_it_saves_leaves_the_checkpoint_before(
+    folder: Path, tmp_path: Path, case: str, rank: int
+) -> None:
+    tiny.llava(tmp_path / "parent")
+    killed = run(tmp_path, RANKS, f"{case}:half={rank}")
+    assert killed.returncode != 0
+    left = {path.name: (path / "complete.json").exists() for path in (tmp_path / "many" / case).glob("work/*/checkpoint-*")}
+    assert left == {"checkpoint-4": True, "checkpoint-5": False}
+    done = run(tmp_path, RANKS, case)
+    assert done.returncode == 0, done.stderr[-4000:]
+    facts = json.loads((tmp_path / "many" / case / "facts.json").read_text())["phases"]["instruct"]
+    assert facts["resumed_from_step"] == 4
+    assert digest(tmp_path / "many" / case) == digest(folder / "many" / case.replace("-checkpoints", ""))
 
 
 def test_a_checkpoint_of_another_layout_is_told_and_dropped(folder: Path, tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import time
 from collections.abc import Callable, Iterator
@@ -119,6 +120,22 @@ def test_killed_stopped_and_orphaned_ranks_lose_nothing_and_leave_nothing(finish
     made = [manifests(copied, "generate")[key] for key in keys]
     assert any(m["facts"]["resumed"] for m in made)
     assert {m["execution"]["num_processes"] for m in made} >= {2}
+
+
+def test_a_port_in_use_says_what_to_do(
+    finished: Launch, copied: Launch, grid: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Something else on this machine listens at the port that was free when the executor looked."""
+    forget(copied, "generate", next(iter(manifests(copied, "generate"))))
+    cells = grid("+experiment=tiny", *CELL, "engine.num_processes=2", "live=false")
+    plan, store = make_plan(cells), Store(copied.outputs / "store")
+    monkeypatch.setattr("vlsafe.execute.executor.reserve_port", lambda: socket.create_server(("127.0.0.1", 0)))
+    folder = copied.outputs / "sweeps" / "ranks"
+    executor = Executor(plan, store, folder, cells[0].run, survey(plan, store, mend=True), pool=warm_pool(), cores=2, gpus=[])
+    outcome = executor.execute()
+    errors = {outcome.stages[id].error for id in outcome.failed()}
+    assert len(errors) == 1
+    assert "the port is in use: hydra/launcher=local takes another when the same command is given again" in errors.pop()
 
 
 def test_each_running_task_has_gpus_of_its_own(finished: Launch, copied: Launch, grid: Callable[..., Any]) -> None:

@@ -163,7 +163,7 @@ def _pickled(folder: Path) -> None:
         (_outside, "not there"),
         (_adapter, r"a PEFT adapter without its model.*merge_and_unload"),
         (_empty, f"no weights; expected {SINGLE}"),
-        (_pickled, r"pickled, which could run code.*save_pretrained"),
+        (_pickled, r"pickled, which could run code.*vlsafe\.model\.convert"),
     ],
 )
 def test_folders_that_cannot_be_trusted_are_refused(spoil, message: str, tmp_path: Path) -> None:

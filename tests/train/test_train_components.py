@@ -159,6 +159,20 @@ def test_what_cannot_be_is_said_at_planning() -> None:
     with pytest.raises(ConfigError, match=r"lora.projector_learning_rate: the projector is not trained; set it to null"):
         idle = {**LORA["lora"], "projector_learning_rate": 1e-3}
         make("safety_tune", {**SFT, "lora": idle, "trainable": ["language_model"]}).check()
+    rate = {"projector_learning_rate": 1e-3}
+    for settings, why in (
+        ({"trainable": ["language_model"]}, "=0.001: the projector is not trained; set it to null"),
+        (
+            {"trainable": ["projector"]},
+            "=0.001: nothing but the projector is trained; set safety_tune.optimization.learning_rate",
+        ),
+        ({"lora": {**LORA["lora"], "projector_learning_rate": 1e-4}}, "=0.001: lora.projector_learning_rate=0.0001 is set too"),
+    ):
+        with pytest.raises(ConfigError, match=f"safety_tune.optimization.projector_learning_rate{why}"):
+            make("safety_tune", {**SFT, "optimization": {**STEPS, **rate}, **settings}).check()
+    with pytest.raises(ConfigError, match=r"adaptation.projector.projector_learning_rate=0.001: nothing but the projector"):
+        make("adaptation", {**LLAVA, "projector": {**STEPS, **rate}}).check()
+    make("adaptation", {**LLAVA, **LORA, "instruct": {**STEPS, **rate}}).check()
     for size in (2, 7):
         with pytest.raises(ConfigError, match=rf"safety_tune.optimization.batch_size={size}: .* set an even number from 4 on"):
             make("safety_tune", {**KTO, "optimization": {**STEPS, "batch_size": size}}).check()

@@ -64,7 +64,7 @@ def test_no_way_of_training_is_in_a_key(grid: Callable[..., Any]) -> None:
     ]
     for way in [*ways, "micro_batch_size=2", "gradient_checkpointing=true", "engine.num_processes=2"]:
         assert set(make_plan(grid("+experiment=tiny", way)).stages) == plain, way
-    assert set(make_plan(grid("+experiment=tiny", "+adaptation.instruct.precision=bf16")).stages) != plain
+    assert set(make_plan(grid("+experiment=tiny", "adaptation.instruct.precision=bf16")).stages) != plain
 
 
 def test_a_method_that_cannot_be_split_refuses_zero3(grid: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:

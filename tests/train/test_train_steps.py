@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from vlsafe.data.collate import Collator
 from vlsafe.data.encode import Encoder
 from vlsafe.data.mix import Unpaired
 from vlsafe.data.order import balanced, batches
+from vlsafe.model.families import TOKEN_TYPES
 from vlsafe.model.load import load_model, load_processor
 from vlsafe.ranks import ALONE
 from vlsafe.stage import Execution, StageContext
@@ -53,9 +55,11 @@ def bare_loop(
     loss_of: Any,
     seed: int,
     prepare: Any = lambda model: [p for n, p in model.named_parameters() if part_of(n) in PARTS],
-    rates: Any = lambda name: SETTING.learning_rate,
+    rates: Any = None,
+    setting: Optimization = SETTING,
 ) -> Any:
-    """AdamW over the same batches in the same order, written out. `prepare` gives the parameters to train."""
+    """AdamW over the same batches in the same order, written out. `prepare` gives the parameters to train, `rates` the
+    peak of each."""
     model, processor = load_model(parent, "cpu", train=True), load_processor(parent)
     encoder = Encoder(processor)
     encoded = encoder.encode(rows)
@@ -64,21 +68,25 @@ def bare_loop(
     trained = [(n, p.requires_grad_(id(p) in chosen)) for n, p in model.named_parameters()]
     trained = [(n, p) for n, p in trained if p.requires_grad]
     groups = [
-        {"params": [p], "weight_decay": 0.0 if "norm" in n or "bias" in n else SETTING.weight_decay, "peak": rates(n)}
+        {
+            "params": [p],
+            "weight_decay": 0.0 if "norm" in n or "bias" in n else setting.weight_decay,
+            "peak": rates(n) if rates else setting.learning_rate,
+        }
         for n, p in trained
     ]
     optimizer = torch.optim.AdamW(groups)
     pictured, labels = [e.pictures > 0 for e in encoded.examples], [e.label for e in encoded.examples]
     if labels[0] is None:
-        order = batches(pictured, SETTING.batch_size, SETTING.steps, seed)
+        order = batches(pictured, setting.batch_size, setting.steps, seed)
     else:
-        order = balanced(pictured, [bool(label) for label in labels], SETTING.batch_size, SETTING.steps, seed)
+        order = balanced(pictured, [bool(label) for label in labels], setting.batch_size, setting.steps, seed)
     for step, numbers in enumerate(order):
         for group in optimizer.param_groups:
-            group["lr"] = group["peak"] * SETTING.factor(step)
+            group["lr"] = group["peak"] * setting.factor(step)
         loss = loss_of(model, collate(rotated(numbers) if labels[0] is not None else [{"example": i} for i in numbers]))
         loss.backward()
-        torch.nn.utils.clip_grad_norm_([p for _, p in trained], SETTING.max_grad_norm)
+        torch.nn.utils.clip_grad_norm_([p for _, p in trained], setting.max_grad_norm)
         optimizer.step()
         optimizer.zero_grad()
     return model
@@ -92,7 +100,8 @@ def rotated(numbers: list[int]) -> list[dict[str, int]]:
 def answer_log_probs(model: Any, batch: dict[str, Any], prefix: str = "") -> torch.Tensor:
     ids, answered = batch[f"{prefix}input_ids"], batch[f"{prefix}completion_mask"]
     inputs = {"input_ids": ids, "attention_mask": batch[f"{prefix}attention_mask"]}
-    inputs |= {"pixel_values": batch["pixel_values"]} if "pixel_values" in batch else {}
+    inputs |= {name: batch[name] for name in ("pixel_values", "image_grid_thw") if name in batch}
+    inputs |= {TOKEN_TYPES: batch[prefix + TOKEN_TYPES]} if prefix + TOKEN_TYPES in batch else {}
     found = model(**inputs).logits[:, :-1].log_softmax(-1).gather(-1, ids[:, 1:, None])[..., 0]
     return (found * answered[:, 1:]).sum(1)
 
@@ -258,6 +267,48 @@ def test_adapters_train_as_the_formula_says_and_are_merged(parent: Path, tmp_pat
     facts = ctx.facts["phases"]["one"]
     assert facts["adapted_layers"] == 4
     assert facts["trainable_parameters"]["language_model"] == 2 * 4 * (16 + 16 + 32 + 16)
+
+
+def test_the_projector_may_have_a_learning_rate_of_its_own(parent: Path, tmp_path: Path) -> None:
+    rows, setting = tiny.supervised(40, seed=1), replace(SETTING, projector_learning_rate=4e-4)
+    model, ctx = train(parent, tmp_path, [Phase("one", "sft", lambda: rows, setting, PARTS, 3)])
+    rates = lambda name: 4e-4 if "projector" in name else SETTING.learning_rate  # noqa: E731
+    close(model, bare_loop(parent, rows, lambda m, batch: m(**batch).loss, 3, rates=rates))
+    log = [json.loads(line) for line in (ctx.out / "train_log.jsonl").read_text().splitlines()]
+    assert max(line["lr"] for line in log) == pytest.approx(SETTING.learning_rate)
+
+
+def test_with_adapters_it_is_that_of_their_own_setting(parent: Path, tmp_path: Path) -> None:
+    rows, lora = tiny.supervised(40, seed=1), Lora(rank=4, alpha=12.0)
+    ways = {
+        "adapters": (SETTING, replace(lora, projector_learning_rate=4e-4)),
+        "optimization": (replace(SETTING, projector_learning_rate=4e-4), lora),
+        "neither": (SETTING, lora),
+    }
+    found = {}
+    for name, (setting, adapters) in ways.items():
+        phase = Phase("one", "sft", lambda: rows, setting, PARTS, 3, lora=adapters)
+        found[name] = train(parent, tmp_path / name, [phase])[0].state_dict()
+    assert all(torch.equal(found["adapters"][name], tensor) for name, tensor in found["optimization"].items())
+    assert not all(torch.equal(found["neither"][name], tensor) for name, tensor in found["optimization"].items())
+
+
+def test_rows_over_the_longest_allowed_are_left_out_and_counted(parent: Path, tmp_path: Path) -> None:
+    rows = tiny.supervised(60, seed=1)
+    encoded = Encoder(load_processor(parent)).encode(rows)
+    lengths = [len(e.prompt) + len(e.completions[0]) for e in encoded.examples]
+    most = sorted(lengths)[45]
+    short = [row for row, length in zip(rows, lengths, strict=True) if length <= most]
+    cut, ctx = train(parent, tmp_path / "cut", [Phase("one", "sft", lambda: rows, replace(SETTING, max_length=most), PARTS, 3)])
+    fewer, _ = train(parent, tmp_path / "fewer", [Phase("one", "sft", lambda: short, SETTING, PARTS, 3)])
+    assert all(torch.equal(a, b) for a, b in zip(cut.state_dict().values(), fewer.state_dict().values(), strict=True))
+    facts = ctx.facts["phases"]["one"]
+    assert sum(facts["dropped_rows_by_source"].values()) == len(rows) - len(short) > 0
+    assert sum(facts["rows_by_source"].values()) == len(short)
+    # A limit beyond the model's own 64 positions allows no more than they do.
+    long = [*short, *tiny.supervised(2, seed=9, pictures=0.0, words=(60, 70))]
+    _, ctx = train(parent, tmp_path / "own", [Phase("one", "sft", lambda: long, replace(SETTING, max_length=500), PARTS, 3)])
+    assert ctx.facts["phases"]["one"]["dropped_rows_by_source"] == {"text": 2}
 
 
 def test_adapters_are_drawn_from_the_seed_alone(parent: Path) -> None:

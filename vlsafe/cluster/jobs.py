@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import getpass
 import secrets
 import time
 from collections.abc import Iterator, Mapping
@@ -21,7 +20,7 @@ from vlsafe.cluster import slurm
 from vlsafe.errors import VlsafeError
 from vlsafe.files import read_json, write_json
 from vlsafe.keys import digest
-from vlsafe.lock import held
+from vlsafe.lock import age, held
 from vlsafe.settings import build
 from vlsafe.store import Store
 
@@ -43,7 +42,6 @@ class JobRecord:
     cluster: str = ""
     user: str = ""
     sweeps: tuple[str, ...] = ()  # folders of the sweeps that want it
-    submitted: float = 0.0
 
 
 def finish_name(sweep: Path) -> str:
@@ -56,10 +54,10 @@ class JobBook:
     def __init__(self, store: Store) -> None:
         self.folder = store.root / FOLDER
         self.records = {r.name: r for r in self._read()}
-        me = getpass.getuser()
-        self.queue = slurm.queue({me, *(r.user for r in self.records.values() if r.user)})
-        self.mine = [job for job in slurm.queue().values() if job.live]
+        self.users = {r.user for r in self.records.values() if r.user}
+        self.queue = slurm.queue(self.users)
         self._adopt()
+        self.mine = [job for job in self.queue.values() if job.live and job.mine]
 
     def path(self, name: str) -> Path:
         return self.folder / f"{name}.json"
@@ -87,9 +85,7 @@ class JobBook:
 
     def draft(self, record: JobRecord) -> JobRecord:
         """What is written just before its job is submitted."""
-        return self.write(
-            dataclasses.replace(record, cluster=slurm.cluster(), user=getpass.getuser(), submitted=time.time(), job=None)
-        )
+        return self.write(dataclasses.replace(record, cluster=slurm.cluster(), user=slurm.me(), job=None))
 
     def want(self, record: JobRecord, sweep: Path) -> JobRecord:
         if str(sweep) in record.sweeps:
@@ -111,10 +107,10 @@ class JobBook:
         for record in [r for r in self.records.values() if r.job is None]:
             while True:
                 ids = [job.id for job in self.queue.values() if job.comment == record.token]
-                if ids or not 0 <= time.time() - record.submitted < UNDERWAY_SECONDS:
+                if ids or abs(age(self.path(record.name))) > UNDERWAY_SECONDS:
                     break
                 time.sleep(1.0)
-                self.queue = slurm.queue({getpass.getuser(), record.user or getpass.getuser()}) | self.queue
+                self.queue = slurm.queue(self.users)
             if ids:
                 self.write(dataclasses.replace(record, job=ids[0]))
             else:

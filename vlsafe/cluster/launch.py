@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import shlex
+import subprocess
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -16,14 +17,16 @@ from vlsafe.cells import Cell
 from vlsafe.cluster import slurm
 from vlsafe.cluster.jobs import JobBook, Submission, load_submission, submitting
 from vlsafe.cluster.look import look
-from vlsafe.cluster.settings import SlurmSettings, StageResources, slurm_settings
+from vlsafe.cluster.settings import WHERE, SlurmSettings, StageResources, slurm_settings
 from vlsafe.cluster.slurm import Partition
 from vlsafe.cluster.submit import Submitter, Wave, partition_of
 from vlsafe.ending import announce, conclude
+from vlsafe.errors import ConfigError
 from vlsafe.execute.resources import deepspeed_settings
 from vlsafe.execute.survey import Survey
 from vlsafe.plan import Plan
 from vlsafe.report.build import shown
+from vlsafe.report.text import printable
 from vlsafe.settings import settings_of
 from vlsafe.store import Store
 from vlsafe.sweep import Sweep, load_sweep
@@ -44,6 +47,7 @@ class Cluster:
         """Raises `VlsafeError` for settings that can't be, and where this host has no Slurm or not these partitions."""
         settings = slurm_settings(values)
         slurm.check_there()
+        check_setup(settings.setup)
         partitions = slurm.partitions()
         for group in (f.name for f in fields(StageResources)):
             partition_of(settings, group, partitions)
@@ -65,6 +69,14 @@ class Cluster:
             write_plan(sweep, plan, found, found.states(plan))
         tell(sweep, wave, console)
         return wait(sweep, store, cell, console) if self.settings.wait else 0
+
+
+def check_setup(lines: Sequence[str]) -> None:
+    """Raises `ConfigError` for lines that bash can't read: a job's script would end there, after its time in the queue."""
+    done = subprocess.run(["bash", "-n"], input="\n".join([*lines, ""]), capture_output=True, text=True, check=False)
+    if done.returncode:
+        said = done.stderr.splitlines()[0].removeprefix("bash: ")
+        raise ConfigError(f"{WHERE}.setup: bash can't read it: {printable(said)}")
 
 
 def tell(sweep: Sweep, wave: Wave, console: Console) -> None:

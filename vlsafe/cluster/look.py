@@ -11,6 +11,7 @@ from typing import Any
 
 from vlsafe.cluster import slurm
 from vlsafe.cluster.jobs import JobRecord, Submission
+from vlsafe.cluster.script import LOG_START
 from vlsafe.cluster.settings import WHERE, SlurmSettings, group_of, slurm_settings
 from vlsafe.errors import StoreError
 from vlsafe.execute.events import EventReader
@@ -19,7 +20,7 @@ from vlsafe.plan import Plan
 from vlsafe.store import Store
 
 THERE = ("done", "found", "exists")
-DEPENDENCY = "Dependency"
+UNASKED = "UNASKED"  # the state of a job that may be anywhere
 # What squeue's reasons mean to whoever waits; any other is shown as it is.
 REASONS = {
     "Dependency": "waits for other stages",
@@ -33,6 +34,7 @@ REASONS = {
     "JobHeldUser": "held",
     "JobHeldAdmin": "held by an administrator",
 }
+TAIL = 50  # lines of a log
 NO_OUTPUT = "0:53"  # of a job whose log could not be opened
 
 
@@ -70,7 +72,7 @@ def look(plan: Plan, store: Store, submission: Submission, ask: bool = True) -> 
     ids = {r.job for r in records if r.job}
     queue = slurm.queue({r.user for r in records if r.user}) if ask and ids else {}
     gone = slurm.accounted(ids - set(queue)) if ask else {}
-    known = {id: queue.get(id) or gone.get(id) for id in ids}
+    known = {id: queue.get(id) or gone.get(id) if ask else slurm.Job(id, UNASKED) for id in ids}
     settings = slurm_settings(submission.settings)
     states = {r.name: JobState(r, known.get(r.job or ""), notes(r)) for r in records}
     jobs = {id: states[r.name] for r in submission.tasks.values() for id in r.stages}
@@ -121,6 +123,8 @@ def settle(plan: Plan, id: str, stages: Mapping[str, Progress], state: JobState,
 
 
 def waiting_for(now: slurm.Job, state: JobState) -> str:
+    if now.state == UNASKED:
+        return "Slurm does not say"
     if now.state != "PENDING":
         return "starting"
     again = state.last("requeue")
@@ -151,7 +155,7 @@ def why_ended(state: JobState, kind: str, settings: SlurmSettings) -> str:
         return f"cancelled{f' by {now.by}' if now.by else ''}: the same command goes on from the last checkpoint"
     if not state.notes and (now.exit == NO_OUTPUT or not Path(state.record.log).exists()):
         return f"its node could not write {state.record.log}: set store= and outputs= to a file system that compute nodes see"
-    if seen := invisible(Path(state.record.log)):
+    if seen := complaint(Path(state.record.log)):
         return seen
     end = state.last("end", "stopped")
     status = end["status"] if end else now.exit.partition(":")[0]
@@ -159,12 +163,14 @@ def why_ended(state: JobState, kind: str, settings: SlurmSettings) -> str:
     return f"its job {state.record.job} ended with status {status}{hint}; see its log"
 
 
-def invisible(log: Path) -> str:
-    """The job script's own complaint about a folder that its node doesn't see."""
+def complaint(log: Path) -> str:
+    """What the job's own script or launcher said against the site or a setting before the worker could say anything."""
     with contextlib.suppress(OSError):
-        for line in log.read_text(errors="replace").splitlines()[-5:]:
-            if line.startswith("error: store=") and "is not visible on" in line:
+        for line in reversed(log.read_text(errors="replace").splitlines()[-TAIL:]):
+            if line.startswith(("error: store=", f"error: {WHERE}.")):
                 return line.removeprefix("error: ")
+            if line.startswith(LOG_START):  # above it is what an earlier job said
+                break
     return ""
 
 

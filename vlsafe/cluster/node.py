@@ -8,17 +8,22 @@ stopped on request, else torchrun's.
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import signal
+import socket
 import subprocess
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import FrameType
 
 from vlsafe.cluster.script import torchrun
+from vlsafe.cluster.settings import WHERE
 
-INTERRUPTED = 75
+FAILED, INTERRUPTED = 1, 75
+PORT_SECONDS = 10.0  # that a try before this one, which was requeued, may take to let go of the port
 POLL_SECONDS = 0.5
 
 
@@ -30,7 +35,31 @@ def children(pid: int) -> Iterator[int]:
                 yield int(stat.parent.name)
 
 
+def busy_port(options: Sequence[str]) -> int | None:
+    """The port that the processes are to meet at, where this node must listen there and something else does."""
+    port = next((int(o.partition("=")[2]) for o in options if o.startswith("--master-port=")), None)
+    deadline = time.monotonic() + PORT_SECONDS
+    while port is not None and os.environ.get("SLURM_NODEID", "0") == "0":
+        try:
+            socket.create_server(("", port)).close()
+            break
+        except OSError as error:
+            if error.errno != errno.EADDRINUSE:  # the rest is for torchrun to say
+                break
+        if time.monotonic() > deadline:
+            return port
+        time.sleep(POLL_SECONDS)
+    return None
+
+
 def main() -> int:
+    if (port := busy_port(sys.argv[1:])) is not None:
+        print(
+            f"error: {WHERE}.port: {port} is in use on {socket.gethostname()}: set another (without one it follows from the "
+            "job's id, and the same command takes another)",
+            file=sys.stderr,
+        )
+        return FAILED
     stopped = False
 
     def on_stop(number: int, frame: FrameType | None) -> None:

@@ -11,8 +11,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from vlsafe.cluster.settings import Resources, SlurmSettings
+from vlsafe.cluster.settings import WHERE, Resources, SlurmSettings, one_line
+from vlsafe.report.text import printable
 
+LOG_START = "--- job "  # of what one job adds to its task's log
 PORTS = (20000, 40000)  # where the rendezvous of a job that names none lies
 
 
@@ -43,11 +45,12 @@ def job_script(job: Job, shape: Shape, resources: Resources, settings: SlurmSett
     setup = "".join(line + "\n" for line in settings.setup)
     return f"""#!/bin/bash
 {options}
-# {job.title}
+# {printable(job.title)}
 # Written by hydra/launcher=slurm; `python launch/status.py SWEEP` shows what became of it.
 store={shlex.quote(str(job.store))}
 journal={shlex.quote(str(job.journal))}
 node=${{SLURMD_NODENAME:-$(hostname)}}
+echo "{LOG_START}$SLURM_JOB_ID on $node"
 restarts=${{SLURM_RESTART_COUNT:-0}}
 export PYTHONUNBUFFERED=1 GOMP_SPINCOUNT="${{GOMP_SPINCOUNT:-2000}}"
 
@@ -68,7 +71,17 @@ if [ "$restarts" -gt {settings.max_requeues} ]; then
   exit 1
 fi
 
+setup_failed() {{ # STATUS COMMAND
+  [ "$1" -ne 0 ] || set -- 1 "$2"
+  echo "error: {WHERE}.setup: '${{2//[[:cntrl:]]/ }}' failed with status $1 on $node" >&2
+  note end "$1" setup
+  exit "$1"
+}}
+# What fails in a sourced file or in a function is that file's own business, as long as its last command does not.
+trap 'failed=$?; [ "${{#BASH_SOURCE[@]}}" -gt 1 ] || setup_failed "$failed" "$BASH_COMMAND"' ERR
 {setup}
+trap - ERR
+set +eu
 step= stopped= signalled=
 trap 'stopped=1 signalled=1; [ -n "$step" ] && kill -USR1 "$step"' USR1
 trap 'stopped=1 signalled=1' TERM # Slurm has told the processes itself
@@ -132,6 +145,7 @@ def sbatch_options(job: Job, shape: Shape, resources: Resources, settings: Slurm
 
 def sbatch_quoted(text: str) -> str:
     """As sbatch reads its own lines: quotes keep blanks and #, a backslash keeps the next character."""
+    one_line(text, "an option of sbatch")  # a line end would begin another option
     if all(c.isalnum() or c in "_-+=./:,@%" for c in text):
         return text
     return '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'

@@ -67,6 +67,7 @@ class Job:
     by: str = ""
     exit: str = ""
     started: bool = True
+    mine: bool = True
 
     @property
     def live(self) -> bool:
@@ -109,14 +110,30 @@ def sbatch(script: Path, *options: str) -> str:
     return call("sbatch", "--parsable", *options, str(script), env=env).strip().split(";")[0]
 
 
-def queue(users: Collection[str] = ()) -> dict[str, Job]:
-    """All jobs of these users that Slurm has not let go of, by id; by default one's own."""
-    names = ",".join(sorted(users)) or str(os.getuid())
-    jobs = {}
-    for line in call("squeue", "--noheader", "--array", f"--user={names}", "--format=%i|%T|%r|%k").splitlines():
-        id, state, reason, comment = line.split("|", 3)
-        jobs[id] = Job(id, state, reason, comment, started=state != "PENDING")
+def me() -> str:
+    """Whose jobs this process submits, as Slurm has it: not what `USER` says, which a container may have wrong."""
+    return user_name(str(os.getuid()))
+
+
+def queue(users: Collection[str]) -> dict[str, Job]:
+    """All jobs of these users and of one's own that Slurm has not let go of, by id. Others' may be among them."""
+    names = {me(), *users}
+    # A name that this host does not know makes squeue fail, or leave jobs out in silence, by version: then all are asked for.
+    whose = [f"--user={','.join(sorted(names))}"] if all(map(known, names)) else []
+    said = call("squeue", "--noheader", "--array", *whose, "--format=%i|%T|%U|%r|%k").splitlines()
+    jobs = {job.id: job for job in map(squeue_line, said) if job is not None}
+    if said and not jobs:
+        raise SlurmError(f"squeue: can't be read: {said[0][:100]!r}")
     return jobs
+
+
+def squeue_line(line: str) -> Job | None:
+    """None for what is no job: a site's own greeting, the rest of somebody's comment of several lines."""
+    parts = line.split("|", 4)
+    if len(parts) < 5 or not re.fullmatch(r"\d+(_\d+)?(\+\d+)?", parts[0]):
+        return None
+    id, state, uid, reason, comment = parts
+    return Job(id, state, reason, comment, started=state != "PENDING", mine=uid == str(os.getuid()))
 
 
 def accounted(ids: Collection[str]) -> dict[str, Job]:
@@ -148,6 +165,16 @@ def scontrol_line(id: str, line: str) -> Job:
         id, said.get("JobState", "UNKNOWN"), said.get("Reason", ""), exit=said.get("ExitCode", ""),
         started=said.get("StartTime", "Unknown") != "Unknown" and said.get("RunTime", "") != "00:00:00",
     )  # fmt: skip
+
+
+def known(name: str) -> bool:
+    import pwd
+
+    try:
+        pwd.getpwnam(name)
+    except KeyError:
+        return False
+    return True
 
 
 def user_name(uid: str) -> str:

@@ -7,7 +7,6 @@ python launch/status.py SWEEP cancel   no other sweep's jobs; the same train com
 from __future__ import annotations
 
 import argparse
-import getpass
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -69,7 +68,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if submission is not None:
         store = Store(Path(submission.store))
     if options.action == "cancel":
-        return cancel(sweep, store, submission, getpass.getuser(), console)
+        return cancel(sweep, store, submission, slurm.me(), console)
     return show(sweep, store, submission, console)
 
 

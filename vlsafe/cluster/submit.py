@@ -12,7 +12,7 @@ from vlsafe.cells import RunSettings
 from vlsafe.cluster import slurm
 from vlsafe.cluster.jobs import JobBook, JobRecord, Submission, finish_name, work
 from vlsafe.cluster.script import Job, Shape, job_script
-from vlsafe.cluster.settings import FINISH, WHERE, SlurmSettings, group_of, slurm_settings
+from vlsafe.cluster.settings import FINISH, WHERE, SlurmSettings, group_of, one_line, slurm_settings
 from vlsafe.cluster.slurm import Partition, SlurmError
 from vlsafe.errors import ConfigError
 from vlsafe.execute.resources import Needs, check_training, execution_of, needs, together
@@ -97,6 +97,7 @@ class Submitter:
 
     def check(self, to_run: Collection[str]) -> None:
         """Everything that can be known before the first job is in the queue."""
+        one_line(str(self.sweep.folder), "outputs")
         for group in group_stages(self.plan, to_run):
             wanted, _ = self.needs(group)
             for id in group:

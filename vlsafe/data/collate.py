@@ -8,15 +8,18 @@ from typing import Any
 
 from vlsafe.data.encode import Encoder, Example
 from vlsafe.data.pictures import PictureError
+from vlsafe.model.families import TOKEN_TYPES
 
 
 class Collator:
-    """Batches of examples: `input_ids`, `attention_mask`, `labels` (int64, batch × length, padded on the right) and
-    `pixel_values` where there are pictures. In place of `labels`, pairs and labelled rows have TRL's `completion_mask`.
+    """Batches of examples: `input_ids`, `attention_mask`, `labels` (int64, batch × length, padded on the right) and, where
+    there are pictures, the family's `picture_inputs`, those of all pictures one after the other (`pixel_values`, …). A family
+    that needs it is told which tokens are a picture's (`mm_token_type_ids`, 1 there and else 0). In place of `labels`, pairs and
+    labelled rows have TRL's `completion_mask`.
 
     Pairs: chosen rows first, then rejected ones. Labelled rows: `label`, and under `KL_…` the same prompts with the answers of
     the examples that the features name as `mismatched`. Where features say that their step is `pictured`, so does the batch,
-    with `absent_pixels` where it has no picture of its own (with `blank_always`, in every batch without pictures).
+    with one under `absent_picture` where it has none of its own (with `blank_always`, in every batch without pictures).
 
     A picture whose header could be read and whose content can't be decoded: its row keeps its place in the batch, with a blank
     picture and nothing of it supervised, so that it moves no weight. It is kept in `broken`, and `on_broken` is told once.
@@ -48,13 +51,13 @@ class Collator:
             if name in features[0]:
                 batch[name] = torch.tensor([f[name] for f in features], dtype=torch.float32)
         if pictures:
-            pixels = self.encoder.pictures(pictures, return_tensors="pt")["pixel_values"]  # type: ignore[misc]
-            batch["pixel_values"] = pixels if sides == 1 else torch.cat([pixels, pixels])
+            seen = self.encoder.seen(pictures)
+            batch |= {name: values if sides == 1 else torch.cat([values, values]) for name, values in seen.items()}
         if "pictured" in features[0]:
             batch["pictured"] = features[0]["pictured"]
         if not pictures and (self.blank_always or batch.get("pictured")):
             some = next(self._opened(e)[:1] for e in self.examples if e.pictures)
-            batch["absent_pixels"] = self.encoder.pictures(some, return_tensors="pt")["pixel_values"]  # type: ignore[misc]
+            batch["absent_picture"] = self.encoder.seen(some)
         return batch
 
     def _opened(self, example: Example) -> list[Any]:
@@ -96,4 +99,6 @@ class Collator:
             attended[i, :end] = 1
             answered[i, start:end] = 1
         arrays = {"input_ids": ids, "attention_mask": attended, "completion_mask": answered}
+        if self.encoder.family is not None and self.encoder.family.token_types:
+            arrays[TOKEN_TYPES] = (ids == self.encoder.image_id).astype(np.int64)
         return {name: torch.from_numpy(values) for name, values in arrays.items()}

@@ -2,8 +2,8 @@
 
 The prompt is what evaluation will show the model: the chat template with the generation prompt. The completion is what the
 template adds to it, and every token of the assistant's turns in it, until their end token, is supervised; nothing else is.
-Nothing is cut off: a row over the model's limit is dropped and counted. A row whose picture can't be read is left out,
-counted and named.
+Nothing is cut off: a row over the limit is dropped and counted. A row whose picture can't be read is left out, counted and
+named.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from typing import Any
 from vlsafe.data.pictures import PictureError, mean_colour, opened, weight
 from vlsafe.data.turns import between, marks, prefixes
 from vlsafe.errors import CheckError
+from vlsafe.model.families import Family, Size, family_of
 
 log = logging.getLogger(__name__)
 CHUNK = 512  # rows tokenised at a time
@@ -35,6 +36,7 @@ class Example:
     prompt: array[int]
     completions: tuple[array[int], ...]
     pictures: int
+    image_tokens: int  # what its pictures need, and its prompt has
     kept: list[Any] | None = None  # the pictures themselves, as long as they are few
     label: bool | None = None  # of a labelled row
     asked: tuple[tuple[tuple[int, int], ...], ...] = ()  # ranges of each completion that are not the assistant's
@@ -45,7 +47,7 @@ class Encoded:
     """All rows of a phase, and what was counted on the way."""
 
     examples: list[Example] = field(default_factory=list)
-    dropped: Counter[str] = field(default_factory=Counter)  # rows over the model's limit, by source
+    dropped: Counter[str] = field(default_factory=Counter)  # rows over the limit, by source
     supervised: Counter[str] = field(default_factory=Counter)  # supervised tokens, by source
     tokens: Counter[str] = field(default_factory=Counter)  # all tokens, by source
     broken: Counter[str] = field(default_factory=Counter)  # rows left out since they can't be shown, by source
@@ -60,6 +62,7 @@ class Encoder:
         self.processor = processor
         self.tokenizer = getattr(processor, "tokenizer", processor)
         self.pictures = getattr(processor, "image_processor", None)
+        self.family: Family | None = family_of(processor) if self.pictures else None
         self.limit = limit
         self.colour = mean_colour(self.pictures)  # of padding
         self.image_id: int | None = getattr(processor, "image_token_id", None) if self.pictures else None
@@ -68,7 +71,7 @@ class Encoder:
             raise CheckError("the tokenizer has no eos_token: set one, or the model never learns to stop")
         self.pad_id: int = end if pad is None else pad
         self._kept_bytes = 0
-        self._tokens_of_size: dict[tuple[int, int], int] = {}
+        self._tokens_of_size: dict[Size, int] = {}
 
     def encode(self, rows: Sequence[Mapping[str, Any]], tick: Callable[[int], None] = lambda done: None) -> Encoded:
         """All rows, in their order; `tick(rows done)` is called now and then.
@@ -83,7 +86,7 @@ class Encoder:
             check_broken(result.broken, result.named, len(rows), most)
             tick(start + len(chunk))
         if sum(result.dropped.values()):
-            log.warning("rows longer than the model's %s tokens were dropped: %s", self.limit, dict(result.dropped))
+            log.warning("rows longer than %s tokens were dropped: %s", self.limit, dict(result.dropped))
         return result
 
     def _encode_chunk(self, rows: list[Mapping[str, Any]], start: int, result: Encoded) -> None:
@@ -133,7 +136,9 @@ class Encoder:
         result.supervised[source] += sum(map(len, completions)) - sum(b - a for side in unlearned for a, b in side)
         result.tokens[source] += sum(len(prompt) + len(c) for c in completions)
         kept, asked = self._keep(row["images"]), tuple(unlearned) if any(unlearned) else ()
-        result.examples.append(Example(where, source, prompt, tuple(completions), len(expand), kept, row.get("label"), asked))
+        result.examples.append(
+            Example(where, source, prompt, tuple(completions), len(expand), sum(expand), kept, row.get("label"), asked)
+        )
 
     def rendered(self, row: Mapping[str, Any]) -> tuple[str, list[str]]:
         """What the template makes of a row: the prompt, and what it adds for each of the answers."""
@@ -161,16 +166,17 @@ class Encoder:
         pictures = row["images"]
         if pictures and self.pictures is None:
             raise CheckError(f"row {where} of source '{row['source']}' has a picture, and the model is a plain language model")
-        return [self._tokens_of(picture) for picture in pictures]
+        return [self.image_tokens(picture.size) for picture in pictures]
 
-    def _tokens_of(self, picture: Any) -> int:
-        size = picture.size
+    def image_tokens(self, size: Size) -> int:
+        """Of one picture of that size."""
         if size not in self._tokens_of_size:
-            from PIL import Image
-
-            ids = self.processor(images=[Image.new("RGB", size)], text=[self.processor.image_token])["input_ids"][0]
-            self._tokens_of_size[size] = sum(1 for token in ids if token == self.image_id)
+            self._tokens_of_size[size] = family_of(self.processor).image_tokens(self.processor, size)
         return self._tokens_of_size[size]
+
+    def seen(self, pictures: Sequence[Any]) -> dict[str, Any]:
+        """What the model is given of pictures."""
+        return family_of(self.processor).pictures(self.processor.image_processor(list(pictures), return_tensors="pt"))
 
     def _places(self, row: Mapping[str, Any], ids: list[int], counts: list[int], where: int) -> list[tuple[int, int]]:
         """Where each picture's one token stands, and how many it becomes."""

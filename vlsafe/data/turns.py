@@ -30,10 +30,10 @@ def marks(asked: Sequence[str], told: Sequence[str], end: str, where: str) -> tu
     for k, (question, answered) in enumerate(zip(asked, told, strict=True)):
         if k:
             if not question.startswith(told[k - 1]):
+                before, now = told[k - 1][-60:], question[: len(told[k - 1])][-60:]
                 raise CheckError(
                     f"{where}: the chat template renders turn {k} otherwise when a further turn follows, so what is learned"
-                    f" would not be what was said: {told[k - 1][-60:]!r} becomes {question[: len(told[k - 1])][-60:]!r}; use another"
-                    " template"
+                    f" would not be what was said: {before!r} becomes {now!r}; use another template"
                 )
             whole += question[len(told[k - 1]) :]
         cut.append(whole)

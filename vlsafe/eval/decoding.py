@@ -10,8 +10,8 @@ import functools
 import gc
 import hashlib
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +22,7 @@ from vlsafe.eval.base import Item
 from vlsafe.eval.checks import check_ids, check_room, check_said
 from vlsafe.eval.engines import Answer
 from vlsafe.files import read_json
+from vlsafe.model.families import blank_picture, family_of, feature_counts, on_device
 from vlsafe.stage import Execution
 
 if TYPE_CHECKING:
@@ -41,7 +42,7 @@ class Session:
     processor: Any
     device: str
     template_hash: str
-    picture_tokens: int  # image features a picture, hence image tokens a prompt
+    features: dict[Any, int] = field(default_factory=dict)  # made of a picture, by the shape that it is given in
 
 
 @dataclass(frozen=True)
@@ -86,6 +87,10 @@ def _load(folder: Path, device: str) -> Session:
     model, processor = load_model(folder, device), load_processor(folder)
     if not hasattr(processor, "image_processor"):
         raise CheckError(f"{folder}: holds no image processor, so it is no vision-language model: engine=hf can't ask it")
+    if family_of(model) is not family_of(processor):
+        raise CheckError(
+            f"{folder}: holds a {type(model).__name__} and a {type(processor).__name__}: they don't belong together"
+        )
     tokenizer = processor.tokenizer
     ends = model.generation_config.eos_token_id
     ends = tokenizer.eos_token_id if ends is None else ends
@@ -98,22 +103,7 @@ def _load(folder: Path, device: str) -> Session:
     model.generation_config = GenerationConfig(
         do_sample=False, num_beams=1, use_cache=True, eos_token_id=ends, pad_token_id=pad
     )
-    return Session(model, processor, device, template_hash(processor), _count_picture_tokens(model, processor, device))
-
-
-def _count_picture_tokens(model: Any, processor: Any, device: str) -> int:
-    pixels = processor.image_processor([blank_picture(processor)], return_tensors="pt")["pixel_values"]
-    with torch.inference_mode():
-        features = model.get_image_features(pixel_values=pixels.to(device, model.dtype)).pooler_output
-    return int(features[0].shape[0])
-
-
-def blank_picture(processor: Any) -> Any:
-    """White, of the size that the processor makes of every picture."""
-    from PIL import Image
-
-    size = processor.image_processor.crop_size or processor.image_processor.size
-    return Image.new("RGB", (size["width"], size["height"]), "white")
+    return Session(model, processor, device, template_hash(processor))
 
 
 def picture_hash(picture: Any) -> str:
@@ -212,17 +202,26 @@ def encode(session: Session, batch: Sequence[Prompt], items: Sequence[Item]) -> 
         return_tensors="pt",
     )
     counts = (inputs["input_ids"] == session.model.config.image_token_id).sum(-1).tolist()
+    features = iter(_count_features(session, inputs) if pictures else [])
     for prompt, count in zip(batch, counts, strict=True):
-        wanted = session.picture_tokens if prompt.picture else 0
+        wanted = next(features) if prompt.picture else 0
         if count != wanted:
             raise CheckError(
-                f"item {items[prompt.index].id}: {count} image tokens for {wanted} image features; the processor's patch size "
-                "and feature selection must be the tower's, and nothing may cut into a prompt"
+                f"item {items[prompt.index].id}: {count} image tokens for {wanted} image features; the processor's "
+                f"{family_of(session.processor).tower_settings} must be the tower's, and nothing may cut into a prompt"
             )
     hashes = iter([picture_hash(picture) for picture in pictures])
-    device, dtype = session.device, session.model.dtype
-    moved = {k: v.to(device, dtype) if v.is_floating_point() else v.to(device) for k, v in inputs.items()}
-    return moved, [next(hashes) if p.picture else "" for p in batch]
+    return on_device(inputs, session.device, session.model.dtype), [next(hashes) if p.picture else "" for p in batch]
+
+
+def _count_features(session: Session, inputs: Mapping[str, Any]) -> list[int]:
+    """Of each picture of a batch; the tower is asked once for each shape."""
+    family = family_of(session.processor)
+    pictures = family.pictures(inputs)
+    shapes = family.shapes(pictures)
+    if any(shape not in session.features for shape in shapes):
+        session.features.update(zip(shapes, feature_counts(session.model, pictures), strict=True))
+    return [session.features[shape] for shape in shapes]
 
 
 def ask(session: Session, batch: Sequence[Prompt], items: Sequence[Item], max_new_tokens: int) -> list[Answer]:

@@ -37,9 +37,7 @@ def pretrain(settings: Microworld, ctx: StageContext) -> None:
     llm_ctx = replace(ctx, progress=lambda done, total, note: ctx.progress(offset + done, offset + total, note))
     llm, _ = run_phases(lambda: (new_language_model(settings, processor.tokenizer), processor.tokenizer), [phase], llm_ctx)
     if ctx.ranks.main:
-        model = assemble(
-            llm, tower, processor, feature_layer=-1, seed=settings.seed, projector=projector_of_a_new_model
-        )
+        model = assemble(llm, tower, processor, feature_layer=-1, seed=settings.seed, projector=projector_of_a_new_model)
         save_model(model, processor, ctx.out)
 
 

@@ -41,8 +41,8 @@ def add_adapters(model: Lvlm, folder: Path, where: str) -> int:
     for name, allowed in _MUST_BE.items():
         if name in config and config[name] not in allowed:
             raise CheckError(
-                f"{where}: {ADAPTER} has {name}={config[name]}, which is not understood here: load model and adapters with peft, "
-                "call merge_and_unload(), save the result, and set safety_tune.source.folder to it"
+                f"{where}: {ADAPTER} has {name}={config[name]}, which is not understood here: load model and adapters with "
+                "peft, call merge_and_unload(), save the result, and set safety_tune.source.folder to it"
             )
     if not (folder / WEIGHTS).is_file():
         raise CheckError(f"{where}: no {WEIGHTS} there; adapters are read from safetensors only: save them again with peft")

@@ -145,9 +145,7 @@ def read_text_config(folder: Path, trust_remote_code: bool = False) -> Any:
     raw = read_config(folder)
     try:
         with quiet():
-            config = transformers.AutoConfig.from_pretrained(
-                folder, local_files_only=True, trust_remote_code=trust_remote_code
-            )
+            config = transformers.AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=trust_remote_code)
     except (ValueError, KeyError, OSError) as error:
         if "auto_map" in raw and not trust_remote_code:
             raise CheckError(
@@ -178,8 +176,8 @@ def read_tokenizer(folder: Path, trust_remote_code: bool = False) -> Any:
             )
     except Exception as error:
         raise CheckError(
-            f"{folder}: its tokenizer can't be loaded ({type(error).__name__}: {str(error).splitlines()[0][:200]}); a folder with "
-            "only tokenizer.model needs the packages sentencepiece and protobuf"
+            f"{folder}: its tokenizer can't be loaded ({type(error).__name__}: {str(error).splitlines()[0][:200]}); a folder "
+            "with only tokenizer.model needs the packages sentencepiece and protobuf"
         ) from error
 
 

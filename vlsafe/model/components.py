@@ -96,6 +96,8 @@ class Microworld(ModelSource):
         return {"name": "microworld"} | {name: value for name, value in spec.items() if name in own}
 
     def check(self) -> None:
+        for name, training in (("pretraining", self.pretraining), ("alignment", self.alignment)):
+            training.check(f"model.{name}", ("language_model",))
         for width, heads, what in ((self.width, self.heads, ""), (self.tower_width, self.tower_heads, "tower_")):
             if width % heads or width // heads % 2:
                 raise ConfigError(

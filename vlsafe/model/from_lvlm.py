@@ -6,6 +6,7 @@ That is the role `base` of a released model: its tower, projector, processor and
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -48,9 +49,12 @@ class FromLvlm(ModelSource):
         if not ctx.ranks.main:
             return
         ctx.progress(0, 1, f"reading {self.lvlm.where()}")
-        tower = self.tower
-        parts = tower and (lambda: tower_parts(tower.fetch(FILES), tower.where(), self.chat_template))
-        model = open_lvlm(self.lvlm.fetch(FILES), self.lvlm.where(), parts)
+
+        def parts(tower: Source) -> Any:
+            return tower_parts(tower.fetch(FILES), tower.where(), self.chat_template)
+
+        given = None if self.tower is None else partial(parts, self.tower)
+        model = open_lvlm(self.lvlm.fetch(FILES), self.lvlm.where(), given)
         folder = self.llm.fetch(FILES)
         own_rows = model.rows
         released = dict(model.places)
@@ -68,8 +72,7 @@ def put_language_model(model: Lvlm, folder: Path, where: str, vocabulary: str) -
 
     Raises `CheckError` unless it is of the same architecture, and its tokens are the same as the model's first ones.
     """
-    from vlsafe.model.parts import LANGUAGE_MODEL
-    from vlsafe.model.released import EMBEDDING, OUTPUT_MATRIX, is_tied, places_of, same_text_settings
+    from vlsafe.model.released import EMBEDDING, LANGUAGE_MODEL, OUTPUT_MATRIX, is_tied, places_of, same_text_settings
     from vlsafe.model.vocabulary import check_tokens, tokens_of
 
     config = read_text_config(folder)

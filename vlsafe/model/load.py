@@ -6,8 +6,9 @@ Weights are safetensors only, nothing runs remote code, and what does not fit ex
 from __future__ import annotations
 
 import hashlib
+import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -88,37 +89,66 @@ def load_model(path: Path | str, device: str = "auto", dtype: Any = None, train:
 
 
 def load_processor(path: Path | str) -> Any:
-    """The processor of a LLaVA folder, the tokenizer of a plain language model's."""
-    import transformers
+    """The processor of a vision-language model's folder, the tokenizer of a plain language model's."""
+    from vlsafe.model.families import load_processor as load
 
-    path = Path(path)
     with quiet():
-        found = (path / "processor_config.json").exists() or (path / "preprocessor_config.json").exists()
-        kind = transformers.AutoProcessor if found else transformers.AutoTokenizer
-        return kind.from_pretrained(path, local_files_only=True, trust_remote_code=False)
+        return load(Path(path))
 
 
-def save_model(model: Any, processor: Any, out: Path | str) -> list[Path]:
+def save_model(model: Any, processor: Any, out: Path | str, dtypes: Mapping[str, Any] | None = None) -> list[Path]:
     """Write the artifact's files, read them back, and return the weight files.
 
     The names in the file are those of `model.state_dict()` (tied tensors once); `CheckError` where a name or a bit differs.
+    `dtypes` are those of the file by name (`torch.dtype`); by default the model's own.
     """
     out = Path(out)
+    state = None if dtypes is None else in_dtypes(model.state_dict(), dtypes)
     with quiet():
         # Else transformers 5 writes the names of version 4.
-        model.save_pretrained(out, save_original_format=False)
+        model.save_pretrained(out, state_dict=state and dict(state), save_original_format=False)  # which empties it
         processor.save_pretrained(out)
+    first = next(name for name, _ in model.named_parameters())
+    say_dtype(out / "config.json", str((state or model.state_dict())[first].dtype).removeprefix("torch."))
     files = sorted(out.glob("*.safetensors"))
-    verify_weights(model, files)
+    verify_weights(model, files, state)
     return files
 
 
-def verify_weights(model: Any, files: list[Path]) -> None:
-    """Raises `CheckError` unless the files hold the model's state dict, bit for bit."""
+def in_dtypes(state: Mapping[str, Any], dtypes: Mapping[str, Any]) -> dict[str, Any]:
+    """The state dict in other dtypes, on the CPU where one differs; tied tensors stay one."""
+    made: dict[tuple[int, Any], Any] = {}
+    for name, tensor in state.items():
+        if tensor.dtype != dtypes[name]:
+            made.setdefault((tensor.data_ptr(), tensor.shape), in_dtype(tensor.detach().cpu(), dtypes[name], name))
+    return {name: made.get((tensor.data_ptr(), tensor.shape), tensor) for name, tensor in state.items()}
+
+
+def in_dtype(tensor: torch.Tensor, dtype: Any, name: str) -> torch.Tensor:
+    """Raises `CheckError` where the tensor holds a number that is too large for `dtype`."""
+    made = tensor.to(dtype)
+    if made.is_floating_point() and not made.isfinite().all():
+        raise CheckError(f"{name}: holds numbers that {str(dtype).removeprefix('torch.')} can't; set save_dtype=fp32 or bf16")
+    return made
+
+
+def say_dtype(config: Path, dtype: str) -> None:
+    """Where a `config.json` or one of its parts names another dtype than `dtype`, it is made to say that."""
+    said = json.loads(config.read_text("utf-8"))
+    levels = [said, *(level for level in said.values() if isinstance(level, dict))]
+    wrong = [level for level in levels if level.get("dtype", dtype) not in (dtype, None)]
+    for level in wrong:
+        level["dtype"] = dtype
+    if wrong:
+        config.write_text(json.dumps(said, indent=2, sort_keys=True) + "\n", "utf-8")
+
+
+def verify_weights(model: Any, files: list[Path], state: Mapping[str, Any] | None = None) -> None:
+    """Raises `CheckError` unless the files hold the model's state dict (or that one in its place), bit for bit."""
     import torch
     from safetensors import safe_open
 
-    state = model.state_dict()
+    state = model.state_dict() if state is None else state
     storages: dict[int, str] = {}
     left = dict(state)
     for file in files:
@@ -126,7 +156,8 @@ def verify_weights(model: Any, files: list[Path]) -> None:
             for name in reader.keys():  # noqa: SIM118 (safe_open is no mapping)
                 if name not in state:
                     raise CheckError(f"{file}: holds '{name}', which {type(model).__name__} has no parameter for")
-                if not torch.equal(_bits(reader.get_tensor(name)), _bits(state[name])):
+                read = reader.get_tensor(name)
+                if read.dtype != state[name].dtype or not torch.equal(_bits(read), _bits(state[name])):
                     raise CheckError(f"{file}: '{name}' reads back with other bits than were written")
                 storages[state[name].data_ptr()] = name
                 left.pop(name, None)

@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from vlsafe.errors import CheckError
-from vlsafe.model.parts import VISION_TOWER
 from vlsafe.model.released import EMBEDDING, VOCABULARY, Lvlm, Place, is_tied, places_of
-from vlsafe.model.towers import BY_TYPE, Tower, read_config, read_image_processor, strategy
+from vlsafe.model.towers import BY_TYPE, Select, Tower, read_config, read_image_processor, strategy
 
+VISION_TOWER = "model.vision_tower."  # in front of its canonical names
 _LANGUAGE_MODELS = {"LlavaLlamaForCausalLM": "Llama", "LlavaMistralForCausalLM": "Mistral", "LlavaQwenForCausalLM": "Qwen2"}
 # The settings that this reader knows the meaning of, with what each may be.
 _KNOWN: Mapping[str, tuple[Any, ...]] = {
@@ -93,7 +93,7 @@ def open_original(folder: Path, raw: Mapping[str, Any], where: str, given: Calla
         places |= parts.places
     text = {name: value for name, value in raw.items() if not name.startswith("mm_") and name not in _NOT_TEXT}
     rows = text["vocab_size"] = places[EMBEDDING].info.shape[0]
-    select = "full" if raw.get("mm_vision_select_feature") == "cls_patch" else "default"
+    select: Select = "full" if raw.get("mm_vision_select_feature") == "cls_patch" else "default"
     processor = parts.processor
     if processor is None:
         processor = make_processor(
@@ -130,7 +130,7 @@ _NOT_TEXT = ("architectures", "model_type", "torch_dtype", "dtype", "transformer
 
 def parts_of(model: Lvlm) -> Parts:
     """Those of a LLaVA that has them: its tower and its whole processor."""
-    kind = getattr(model.config.vision_config, "model_type", None)
+    kind = str(getattr(model.config.vision_config, "model_type", None))
     if kind not in BY_TYPE:
         raise CheckError(f"{model.where}: its tower is '{kind}', and LLaVA's own layout has CLIP or SigLIP")
     places = {name: place for name, place in model.places.items() if name.startswith(VISION_TOWER)}

@@ -1,68 +1,28 @@
 """Which part of a model a tensor belongs to, whatever layout its checkpoint has.
 
-LLaVA has had several layouts of names, and a plain language model is one more. All map onto one canonical name, that of
-`LlavaForConditionalGeneration` in memory (`model.language_model.layers.0…`, `model.vision_tower…`,
-`model.multi_modal_projector…`, `lm_head.weight`), so that tensors of different checkpoints can be matched. Layouts are data:
-a new family is a new record. The parts are `vision_tower`, `projector`, `language_model.embed`, `language_model.layers.N`,
-`language_model.norm` and `language_model.lm_head`.
+A family has had several layouts of names, and a plain language model is one more. All map onto one canonical name, that of the
+family's class in memory (`model.language_model.layers.0…` and `lm_head.weight` in all of them; LLaVA's `model.vision_tower…` and
+`model.multi_modal_projector…`, Qwen2.5-VL's `model.visual…` and `model.visual.merger…`), so that tensors of different
+checkpoints can be matched. Layouts are data, in the families' records (`vlsafe/model/families.py`). The parts are
+`vision_tower`, `projector`, `language_model.embed`, `language_model.layers.N`, `language_model.norm` and
+`language_model.lm_head`.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
-from types import MappingProxyType
+from collections.abc import Iterable
 
 from vlsafe.errors import CheckError, ConfigError
+from vlsafe.model.families import FAMILIES, LANGUAGE_MODEL, LM_HEAD, PLAIN, Layout
 from vlsafe.settings import closest
 
-LANGUAGE_MODEL, VISION_TOWER, PROJECTOR = "model.language_model.", "model.vision_tower.", "model.multi_modal_projector."
-LM_HEAD, IMAGE_NEWLINE = "lm_head.", "model.image_newline"
-
-
-@dataclass(frozen=True)
-class Layout:
-    """Prefixes of stored names and the canonical prefixes that they stand for. The longest one that fits counts."""
-
-    name: str
-    prefixes: Mapping[str, str]
-
-
-_PLAIN = {f"model.{kind}": f"{LANGUAGE_MODEL}{kind}" for kind in ("embed_tokens.", "layers.", "norm.")} | {LM_HEAD: LM_HEAD}
-_SAVED = {
-    "language_model.model.": LANGUAGE_MODEL,
-    "language_model.lm_head.": LM_HEAD,
-    "vision_tower.": VISION_TOWER,
-    "multi_modal_projector.": PROJECTOR,
-    "image_newline": IMAGE_NEWLINE,
-}
-_IN_MEMORY = {p: p for p in (LANGUAGE_MODEL, VISION_TOWER, PROJECTOR, LM_HEAD, IMAGE_NEWLINE)}
-
 # In the order in which `layout_of` tries them: a layout comes before those whose prefixes are a superset of its own.
-LAYOUTS = (
-    Layout("language model", MappingProxyType(_PLAIN)),
-    Layout("llava, transformers 5 in memory", MappingProxyType(_IN_MEMORY)),
-    Layout("llava, transformers 5 on disk", MappingProxyType(_SAVED)),
-    Layout("llava, transformers 4", MappingProxyType(_SAVED | {"vision_tower.vision_model.": VISION_TOWER})),
-    Layout(
-        "llava, transformers 5.0 to 5.5 in memory",
-        MappingProxyType(_IN_MEMORY | {"model.vision_tower.vision_model.": VISION_TOWER}),
-    ),
-    Layout(
-        "llava, liuhaotian",
-        MappingProxyType(
-            _PLAIN
-            | {
-                "model.vision_tower.vision_tower.vision_model.": VISION_TOWER,
-                "model.mm_projector.0.": f"{PROJECTOR}linear_1.",
-                "model.mm_projector.2.": f"{PROJECTOR}linear_2.",
-                "model.image_newline": IMAGE_NEWLINE,
-            }
-        ),
-    ),
-)
+LAYOUTS = (Layout("language model", PLAIN), *(layout for family in FAMILIES for layout in family.layouts))
 _PREFIXES = sorted({p for layout in LAYOUTS for p in layout.prefixes.items()}, key=lambda pair: -len(pair[0]))
+_SEEING = sorted((pair for family in FAMILIES for pair in family.parts.items()), key=lambda pair: -len(pair[0]))
+# A tower inside a tower is a wrapper's prefix that was saved along with the names.
+_WRAPPERS = ("vision_tower", "vision_model", "visual", "model")
 
 _LANGUAGE_PART = re.compile(r"(embed)_tokens\.|(layers\.\d+)\.|(norm)\.")
 # Tensors that some releases stored although the code computes them: neither weights nor ever merged.
@@ -84,11 +44,12 @@ def _split(name: str) -> tuple[str, str] | None:
             return (canonical, f"language_model.{next(filter(None, inner.groups()))}") if inner else None
         if canonical.startswith(LM_HEAD):
             return canonical, "language_model.lm_head"
-        if canonical == IMAGE_NEWLINE or (canonical.startswith(PROJECTOR) and rest):
-            return canonical, "projector"
-        # A tower inside a tower is a wrapper's prefix that was saved along with the names.
-        if canonical.startswith(VISION_TOWER) and rest and rest.split(".")[0] not in ("vision_tower", "vision_model", "model"):
-            return canonical, "vision_tower"
+        for prefix, part in _SEEING:
+            if canonical.startswith(prefix):
+                inside = canonical[len(prefix) :]
+                whole = not prefix.endswith(".")  # the name of a tensor, not of a module
+                known = not inside if whole else inside and inside.split(".")[0] not in _WRAPPERS
+                return (canonical, part) if known else None
         return None
     return None
 
@@ -109,7 +70,7 @@ def canonical_names(names: Iterable[str], where: str = "the checkpoint") -> dict
         shown = ", ".join(unknown[:5]) + (f" and {len(unknown) - 5} more" if len(unknown) > 5 else "")
         raise CheckError(
             f"{where}: no known layout has the tensor names {shown}; if a wrapper saved the model (ZeRO-3, a trainer), load "
-            "it with from_pretrained and save it again; a new family needs its prefixes in LAYOUTS (vlsafe/model/parts.py)"
+            "it with from_pretrained and save it again; a new family needs a record in vlsafe/model/families.py"
         )
     return found
 

@@ -13,12 +13,13 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from vlsafe.errors import CheckError
 from vlsafe.model.assembled import TORCH_NAMES, Dtype
-from vlsafe.model.parts import LANGUAGE_MODEL, canonical_names, is_derived
+from vlsafe.model.parts import canonical_names, is_derived
 from vlsafe.model.weights import Checkpoint, TensorInfo, open_checkpoint, write_checkpoint
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+LANGUAGE_MODEL = "model.language_model."  # in front of its canonical names, in every family
 EMBEDDING, OUTPUT_MATRIX = f"{LANGUAGE_MODEL}embed_tokens.weight", "lm_head.weight"
 VOCABULARY = (EMBEDDING, OUTPUT_MATRIX)
 # What of a language model's configuration changes what it computes and is no tensor's shape.
@@ -122,7 +123,10 @@ def _open_hub(folder: Path, where: str) -> Lvlm:
 
 
 def fitted(processor: Any, config: Any, where: str) -> Any:
-    """The processor, told what older ones were not: the patch, the selected features. Raises `CheckError` where it is another's."""
+    """The processor, told what older ones were not: the patch, the selected features.
+
+    Raises `CheckError` where it is another model's.
+    """
     from vlsafe.model.templates import check_template
     from vlsafe.model.towers import check_size, tower_of
 

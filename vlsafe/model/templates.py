@@ -51,7 +51,8 @@ _TULU = r"""
 _VICUNA = r"""
 {%- if messages[0]['role'] == 'system' -%}
 {%- set system = messages[0]['content'] -%}{%- set turns = messages[1:] -%}
-{%- else -%}{%- set turns = messages -%}{%- set system = 'A chat between a curious user and an artificial intelligence assistant. '
+{%- else -%}{%- set turns = messages -%}
+{%- set system = 'A chat between a curious user and an artificial intelligence assistant. '
  + "The assistant gives helpful, detailed, and polite answers to the user's questions." -%}{%- endif -%}
 {{ bos_token + system + ' ' }}
 {%- for message in turns -%}
@@ -80,9 +81,7 @@ FAMILIES: Mapping[str, str] = MappingProxyType(
         "vicuna": _VICUNA.strip(),
         "mistral": _MISTRAL.strip(),
         "qwen2": _CHATML.strip().replace("SYSTEM", "You are Qwen, created by Alibaba Cloud. You are a helpful assistant."),
-        "smollm2": _CHATML.strip().replace(
-            "SYSTEM", "You are a helpful AI assistant named SmolLM, trained by Hugging Face"
-        ),
+        "smollm2": _CHATML.strip().replace("SYSTEM", "You are a helpful AI assistant named SmolLM, trained by Hugging Face"),
     }
 )
 
@@ -159,8 +158,8 @@ def check_template(processor: Any, where: str, pictures: bool = True) -> None:
     if all_ids[: len(ids)] != ids or len(all_ids) == len(ids):
         raise CheckError(
             f"{where}: with an answer the chat template renders the prompt otherwise ({whole[-80:]!r}) than when it is asked "
-            f"({prompt[-80:]!r}), so no token of the answer could be supervised as it is asked; its generation prompt must begin "
-            "the answer's turn"
+            f"({prompt[-80:]!r}), so no token of the answer could be supervised as it is asked; its generation prompt must "
+            "begin the answer's turn"
         )
 
 

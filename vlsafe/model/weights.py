@@ -33,6 +33,7 @@ AUXILIARY = (
     "added_tokens.json",
     "processor_config.json",
     "preprocessor_config.json",
+    "video_preprocessor_config.json",
     "chat_template*",
     "additional_chat_templates",
     "LICENSE*",
@@ -161,10 +162,14 @@ def _weight_files(folder: Path) -> list[tuple[Path, set[str] | None]]:
         raise CheckError(f"{folder}: a PEFT adapter without its model: load both, call merge_and_unload(), and save the result")
     if any(next(folder.glob(pattern), None) for pattern in PICKLED):
         raise CheckError(
-            f"{folder}: its weights are pickled, which could run code when loaded, and are not read. Convert them once, where "
-            "you trust them: load the folder with transformers' from_pretrained(…, weights_only=True), then save_pretrained(…)"
+            f"{folder}: its weights are pickled, which could run code when loaded, and are not read. Convert them once, if you "
+            f"trust who made them: python -m vlsafe.model.convert {folder} NEW_FOLDER, and set the source's folder to that"
         )
-    raise CheckError(f"{folder}: no weights; expected {SINGLE}, or its shards and {INDEX}, as save_pretrained writes them")
+    raise CheckError(
+        f"{folder}: no weights; expected {SINGLE}, or its shards and {INDEX}, as save_pretrained writes them. If the hub has "
+        "only pickled ones (pytorch_model.bin), which are not read: hf download ID --local-dir FOLDER, "
+        "python -m vlsafe.model.convert FOLDER NEW_FOLDER, and set the source's folder to that"
+    )
 
 
 def _read_header(file: Path) -> list[tuple[TensorInfo, int]]:

@@ -18,6 +18,7 @@ from vlsafe.report.live import clock
 from vlsafe.report.outputs import Reason, cell_results
 from vlsafe.report.source import Source, gather
 from vlsafe.report.text import printable
+from vlsafe.stand_in.notice import notice_for
 from vlsafe.store import Store
 from vlsafe.sweep import Sweep
 
@@ -41,6 +42,8 @@ def print_report(
     scored = results.score(cell_results(sweep, plan, states, store))
     grid = write_results(scored, sweep.folder)
     console.print()
+    if notice := notice_for(sweep.name):
+        console.print(Text(notice, style="bold reverse"), soft_wrap=True)
     table.show(grid, console)
     console.print()
     if outcome.interrupted:

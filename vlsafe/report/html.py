@@ -20,6 +20,7 @@ from vlsafe.report.points import SAFETY, Point, axes_mean, benchmarks, points
 from vlsafe.report.source import Source
 from vlsafe.report.svg import CLASSES, LEVELS
 from vlsafe.report.text import visible
+from vlsafe.stand_in.notice import notice_for
 
 DARK = {
     "ink": "#e6ebf0", "muted": "#9fb0c0", "grid": "#2c3946", "paper": "#141b22",
@@ -83,7 +84,7 @@ def render(
         absent=[m for m in source.missing if m.state == "missing"],
         lost=sorted({cell for m in source.missing for cell in m.cells}),
         models=len({s.result.key for s in source.scored if s.result.status == "done"}),
-        several_seeds=any(len(p.models) > 1 for p in shown), points=shown,
+        several_seeds=any(len(p.models) > 1 for p in shown), points=shown, notice=notice_for(source.sweep),
     )  # fmt: skip
 
 

@@ -118,6 +118,8 @@ def _bytes(words: Words) -> Any:
     backend.decoder = decoders.ByteLevel()
     backend.add_special_tokens(list(words.special))
     backend.post_processor = processors.TemplateProcessing(
-        single=f"{words.bos} $A", pair=f"{words.bos} $A {words.bos} $B", special_tokens=[(words.bos, vocabulary[str(words.bos)])]
+        single=f"{words.bos} $A",
+        pair=f"{words.bos} $A {words.bos} $B",
+        special_tokens=[(words.bos, vocabulary[str(words.bos)])],
     )
     return transformers.PreTrainedTokenizerFast(tokenizer_object=backend, model_max_length=8192, **tokens)

@@ -12,7 +12,7 @@ from vlsafe.registry import Component, register
 from vlsafe.settings import Fraction, NonNegativeInt, Seed, added, execution
 from vlsafe.stage import StageContext
 from vlsafe.train.lora import Lora
-from vlsafe.train.optimization import Optimization
+from vlsafe.train.optimization import Optimization, SaveDtype
 
 if TYPE_CHECKING:
     from vlsafe.train.engine import Phase
@@ -25,6 +25,7 @@ class Adaptation(Component):
     reads_data: ClassVar[bool] = True  # false: no training rows are needed, and none are in the key
     filter: str | None = None  # the judge that reads the rows before training
     local: str | None = None  # the mirror that its model may be read from
+    save_dtype: SaveDtype = "parent"  # of the weights that are published
 
     @property
     def cost_units(self) -> float:
@@ -66,7 +67,7 @@ class Adaptation(Component):
 
     def run(self, data: TrainingData, ctx: StageContext) -> None:
         """Raises `CheckError` where training would compute something silently wrong, `StageInterrupted` on request."""
-        run_and_save(self.phases(data), ctx)
+        run_and_save(self.phases(data), ctx, self.save_dtype)
 
 
 @register("adaptation", "none")
@@ -77,21 +78,32 @@ class NoAdaptation(Adaptation):
     trains: ClassVar[bool] = False
 
 
+@dataclass(frozen=True, kw_only=True)
+class Trained(Adaptation):
+    """Base of the adaptations that train projector and language model, whatever their phases: the settings they share."""
+
+    seed: Seed = 0
+    lora: Lora | None = added(None)  # adapters of the language model in place of its weights; the projector in full
+    checkpoints: NonNegativeInt = execution(0)  # intermediate models kept and evaluated: their keys are their own
+    filter: str | None = added(None)  # the judge whose harmful rows are replaced before training
+    most_removed: Fraction = execution(0.5)  # a filter that would remove more of the rows stops the stage
+    save_dtype: SaveDtype = added("parent")  # of the weights that are published; parent: as those that training starts from
+    local: str | None = execution(None)  # set by the run's `local`
+
+    def check_phase(self, where: str, optimization: Optimization) -> None:
+        """Of the phase that trains both. Raises `ConfigError` where settings contradict each other."""
+        optimization.check(where, ("language_model", "projector"), self.lora.projector_learning_rate if self.lora else None)
+
+
 @register("adaptation", "llava")
 @dataclass(frozen=True)
-class Llava(Adaptation):
+class Llava(Trained):
     """LLaVA's two stages (Liu et al., arXiv 2304.08485 and 2310.03744): the projector alone on image-text pairs, then projector
     and language model on visual instructions. The vision tower stays frozen. With `lora` the second stage trains adapters of
     the language model in place of its weights, and the projector in full."""
 
     projector: Optimization
     instruct: Optimization
-    seed: Seed = 0
-    lora: Lora | None = added(None)
-    checkpoints: NonNegativeInt = execution(0)  # intermediate models kept and evaluated: their keys are their own
-    filter: str | None = added(None)  # the judge whose harmful rows are replaced before training
-    most_removed: Fraction = execution(0.5)  # a filter that would remove more of the rows stops the stage
-    local: str | None = execution(None)  # set by the run's `local`
 
     @property
     def cost_units(self) -> float:
@@ -100,6 +112,8 @@ class Llava(Adaptation):
     def check(self) -> None:
         super().check()
         check_checkpoints(self.checkpoints, self.instruct.steps)
+        self.projector.check("adaptation.projector", ("projector",))
+        self.check_phase("adaptation.instruct", self.instruct)
 
     def purposes(self) -> tuple[Purpose, ...]:
         return ("projector", "instruct")
@@ -152,14 +166,18 @@ def evenly(count: int, steps: int) -> list[int]:
     return [i * steps // count for i in range(count)]
 
 
-def run_and_save(phases: Sequence[Phase], ctx: StageContext) -> None:
-    """Train the parent through `phases` and write the model artifact to `ctx.out`."""
+def run_and_save(phases: Sequence[Phase], ctx: StageContext, save_dtype: SaveDtype = "parent") -> None:
+    """Train the parent through `phases` and write the model artifact, its weights in `save_dtype`, to `ctx.out`."""
     from vlsafe.model.load import load_model, load_processor, save_model
     from vlsafe.train.engine import run_phases
     from vlsafe.train.split import way_of
 
     parent = ctx.parents["model"]
     device = way_of(ctx.execution, ctx.ranks).load_on
-    model, processor = run_phases(lambda: (load_model(parent, device, train=True), load_processor(parent)), phases, ctx)
+
+    def load() -> tuple[Any, Any]:
+        return load_model(parent, device, train=True), load_processor(parent)
+
+    model, processor = run_phases(load, phases, ctx, save_dtype)
     if ctx.ranks.main:
         save_model(model, processor, ctx.out)

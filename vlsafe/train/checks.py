@@ -5,16 +5,18 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from vlsafe.data.encode import Encoded, Encoder, plain
+from vlsafe.data.encode import Encoded, Encoder, Example, plain
 from vlsafe.data.pictures import PictureError
 from vlsafe.errors import CheckError
+from vlsafe.model.families import family_of, feature_counts
+from vlsafe.train.dtypes import computing
 
 
 def check_supervised(encoded: Encoded, where: str) -> None:
     """Raises `CheckError` when rows are missing, or a source has no supervised token (LLaVA #779: loss 0.0)."""
     if not encoded.examples:
         dropped = sum(encoded.dropped.values())
-        raise CheckError(f"{where}: no rows to train on ({dropped} were longer than the model's limit)")
+        raise CheckError(f"{where}: no rows to train on ({dropped} were longer than the limit)")
     for source in {e.source for e in encoded.examples} | set(encoded.dropped):
         if not encoded.supervised[source]:
             why = f" ({encoded.dropped[source]} rows were too long and dropped)" if encoded.dropped[source] else ""
@@ -50,40 +52,53 @@ def check_vocabulary(model: Any, encoded: Encoded, where: str) -> None:
 
 
 def check_image_tokens(model: Any, encoder: Encoder, encoded: Encoded, rows: Sequence[Mapping[str, Any]], where: str) -> int:
-    """The number of features that the model makes of one picture; 0 without pictures.
+    """The most features that the model makes of one picture, of those tried; 0 without pictures.
 
-    Raises `CheckError` unless every row has that many image tokens for each of its pictures, and they have the model's id.
+    Asked are the rows with the fewest and the most image tokens, and the first. Raises `CheckError` unless the model makes as
+    many features of their pictures as the processor writes image tokens for them, and unless every row has the image tokens
+    that its pictures need, with the model's id.
     """
-    import torch
-
-    first = next((e for e in encoded.examples if e.pictures), None)
-    if first is None:
+    shown = [e for e in encoded.examples if e.pictures]
+    if not shown:
         return 0
     expected = getattr(model.config, "image_token_id", None)
     if expected is None or expected != encoder.image_id:
         raise CheckError(f"{where}: the processor's image token has id {encoder.image_id}, the model expects {expected}")
-    pixels = encoder.pictures(readable(encoder, encoded, rows), return_tensors="pt")["pixel_values"]  # type: ignore[misc]
-    with torch.no_grad():
-        found = model.get_image_features(pixels.to(model.device, model.dtype)).pooler_output
-    features = int(found[0].shape[0])
-    for example in encoded.examples:
-        tokens = example.prompt.count(expected)
-        if tokens != features * example.pictures:
+    families = family_of(model), family_of(encoder.processor)
+    if families[0] is not families[1]:
+        raise CheckError(f"{where}: the model is of the family {families[0].name}, its processor of {families[1].name}")
+    most = 0
+    by_tokens = sorted(shown, key=lambda e: e.image_tokens)
+    tried = [readable(encoder, order, rows) for order in (shown, by_tokens, by_tokens[::-1])]
+    for row, pictures in {row.row: (row, pictures) for row, pictures in tried}.values():
+        with computing(model):
+            made = feature_counts(model, encoder.seen(pictures))
+        for picture, features in zip(pictures, made, strict=True):
+            tokens = encoder.image_tokens(picture.size)
+            if tokens != features:
+                width, height = picture.size
+                raise CheckError(
+                    f"{where}: row {row.row} has {tokens} image tokens, but the model makes {features} features of its picture"
+                    f" of {width} × {height} pixels: what the processor knows of the tower ({families[1].tower_settings}) must"
+                    " be as the model has it"
+                )
+            most = max(most, features)
+    for row in encoded.examples:
+        tokens = sum(ids.count(expected) for ids in (row.prompt, *row.completions))
+        if tokens != row.image_tokens:
             raise CheckError(
-                f"{where}: row {example.row} has {tokens} image tokens, but the model makes {features} features of each of its"
-                f" {example.pictures} pictures: the processor's patch_size, vision_feature_select_strategy and"
-                " num_additional_image_tokens must be those of the model"
+                f"{where}: row {row.row} has {tokens} image tokens, and its {row.pictures} pictures need {row.image_tokens}:"
+                " nothing may cut into a prompt, and the text of a row must not spell out the image token"
             )
-    return features
+    return most
 
 
-def readable(encoder: Encoder, encoded: Encoded, rows: Sequence[Mapping[str, Any]]) -> list[Any]:
-    """The first picture that can be decoded."""
+def readable(encoder: Encoder, examples: Sequence[Example], rows: Sequence[Mapping[str, Any]]) -> tuple[Example, list[Any]]:
+    """The first of the examples whose pictures can be decoded, and these."""
     failed = ""
-    for example in encoded.examples:
+    for example in examples:
         try:
-            if example.pictures:
-                return encoder.open(rows[example.row]["images"][:1])
+            return example, encoder.open(rows[example.row]["images"])
         except PictureError as error:
             failed = failed or str(error)
     raise CheckError(f"no picture of the rows can be decoded ({failed})")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 import time
 from collections import Counter
@@ -21,15 +20,16 @@ from vlsafe.stage import StageContext
 from vlsafe.train.broken import broken_rows, watch_pictures
 from vlsafe.train.checkpoint import Checkpoint, finished_phases, mark, newest, read_log, write_log
 from vlsafe.train.checks import check_image_tokens, check_rendered, check_supervised, check_vocabulary
+from vlsafe.train.dtypes import cast, held, hold, named, published
+from vlsafe.train.logs import collect_logs, curve
 from vlsafe.train.lora import Lora, inject, merge, merged_copy
-from vlsafe.train.optimization import Optimization
+from vlsafe.train.optimization import Optimization, SaveDtype
 from vlsafe.train.parts import check_changes, check_trainable, fingerprints, freeze_all_but
 from vlsafe.train.snapshots import Snapshots, same_config
 from vlsafe.train.split import Split, Way, way_of
 
 Method = Literal["sft", "dpo", "kto"]
 Part = Literal["language_model", "projector", "vision_tower"]
-CURVE_POINTS = 200
 
 
 @dataclass(frozen=True)
@@ -47,9 +47,11 @@ class Phase:
     lora: Lora | None = None  # of the language model only adapters are trained
 
 
-def run_phases(load: Callable[[], tuple[Any, Any]], phases: Sequence[Phase], ctx: StageContext) -> tuple[Any, Any]:
+def run_phases(
+    load: Callable[[], tuple[Any, Any]], phases: Sequence[Phase], ctx: StageContext, save_dtype: SaveDtype = "parent"
+) -> tuple[Any, Any]:
     """The model and processor of `load()` after all phases; the caller saves them to `ctx.out`, on the main rank: under ZeRO no
-    other has the model in the end (None).
+    other has the model in the end (None). Its weights are then in `save_dtype`, `parent` being what `load()` gives.
 
     Raises `CheckError` where training would compute something silently wrong, `StageInterrupted` when `ctx.should_stop()`;
     the same call then goes on from the last checkpoint in `ctx.work`, to the same bits as if it had never stopped.
@@ -66,15 +68,18 @@ def run_phases(load: Callable[[], tuple[Any, Any]], phases: Sequence[Phase], ctx
     marks = ctx.ranks.broadcast(finished_phases(folders) if ctx.ranks.main else [])
     finished = len(marks)
 
-    def fresh(done: int) -> tuple[Any, Any]:
-        """The model as it is after that many phases."""
+    def fresh(done: int) -> tuple[Any, Any, dict[str, Any]]:
+        """The model as it is after that many phases, its processor, and the dtypes that the parent is stored in."""
         with unsplit():
             made, processor = load()
+        parent = {name: tensor.dtype for name, tensor in made.state_dict().items()}
         if done:
-            load_weights(made, folders[done - 1] / "final.safetensors")
-        return made, processor
+            load_weights(made, folders[done - 1] / "final.safetensors", as_saved=True)
+        return made, processor, parent
 
-    model, processor = fresh(finished)
+    model, processor, parent = fresh(finished)
+    dtypes = published(parent, save_dtype)
+    ctx.facts["weights"] = {"parent": named(parent.values()), "published": named(dtypes.values())}
     ctx.facts["template_hash"] = template_hash(processor)
     ctx.facts["earlier_seconds"] = marks[-1]["seconds"] if marks else 0.0
     facts = {phase.name: done["facts"] for phase, done in zip(phases[:finished], marks, strict=True)}
@@ -87,9 +92,9 @@ def run_phases(load: Callable[[], tuple[Any, Any]], phases: Sequence[Phase], ctx
     for number in range(finished, len(phases)):
         phase, folder = phases[number], folders[number]
         if way.zero is not None and number > finished:
-            model, _ = fresh(number)
+            model, *_ = fresh(number)
         folder.mkdir(parents=True, exist_ok=True)
-        snapshots = Snapshots(processor, phase.name, ctx) if phase is phases[-1] else None
+        snapshots = Snapshots(processor, phase.name, ctx, dtypes) if phase is phases[-1] else None
         checkpoint = ctx.ranks.broadcast(wanted_checkpoint(folder, way.layout, snapshots) if ctx.ranks.main else None)
         if snapshots is not None and checkpoint is None and snapshots.take(0, model):
             break
@@ -101,10 +106,14 @@ def run_phases(load: Callable[[], tuple[Any, Any]], phases: Sequence[Phase], ctx
             ctx.progress(offset + step, total, note)
 
         def again(number: int = number) -> Any:
-            return fresh(number)[0]
+            made = fresh(number)[0]
+            hold(made, phases[number])
+            return made
 
+        if way.zero is None or phase.optimization.precision == "fp32":  # else DeepSpeed makes bf16 of all of it
+            hold(model, phase)
         model, facts[phase.name] = run_phase(
-            model, processor, phase, folder, checkpoint, ctx, tell, elapsed, way, parts[number], again, snapshots
+            model, processor, phase, folder, checkpoint, ctx, tell, elapsed, way, parts[number], again, dtypes, snapshots
         )
         done += phase.optimization.steps
         if phase is not phases[-1]:  # the last one's weights are what the stage publishes
@@ -114,8 +123,10 @@ def run_phases(load: Callable[[], tuple[Any, Any]], phases: Sequence[Phase], ctx
     ctx.facts["phases"] = facts
     ctx.facts["peak_memory_mb"] = peak_memory_mb()
     if ctx.ranks.main:
-        collect_logs(phases, folders, ctx.out / "train_log.jsonl")
-    return None if model is None else model.eval(), processor
+        collect_logs([phase.name for phase in phases], folders, ctx.out / "train_log.jsonl")
+    if model is not None:
+        cast(model.eval(), dtypes)
+    return model, processor
 
 
 def wanted_checkpoint(folder: Path, layout: str, snapshots: Snapshots | None) -> Checkpoint | None:
@@ -141,11 +152,12 @@ def run_phase(
     way: Way,
     parts: Split,
     again: Callable[[], Any],
+    dtypes: Mapping[str, Any],
     snapshots: Snapshots | None = None,
 ) -> tuple[Any, dict[str, Any]]:
     """Train `model` from `checkpoint` on; returns the trained model and the phase's facts. `elapsed`: seconds spent on the
     stage. `again()` is another `model` as it is now: under ZeRO the trained weights are put into one, on the main rank alone
-    (None on others)."""
+    (None on others). `dtypes` are those in which the stage publishes the weights."""
     from vlsafe.train.trainers import make_trainer
     from vlsafe.train.watch import Watch
 
@@ -161,8 +173,9 @@ def run_phase(
     before = fingerprints(model)
     adapted = inject(model, phase.lora, phase.seed, phase.name) if phase.lora else ()
     parameters = freeze_all_but(model, phase.trainable, phase.name, adapted)
+    weights = held(model, setting.precision, way.zero is not None)
     rows = phase.rows()
-    encoder = Encoder(processor, getattr(model.config.get_text_config(), "max_position_embeddings", None))
+    encoder = Encoder(processor, longest(model, setting))
     encoded = encoder.encode(rows, lambda done: tick(f"reading rows, {done} of {len(rows)}"))
     check_supervised(encoded, phase.name)
     check_rendered(encoder, encoded, rows, phase.name)
@@ -198,7 +211,9 @@ def run_phase(
                 return False
             plain = whole()
             with as_before():
-                return snapshots.take(step, merged_copy(plain, adapted, probe, phase.name) if adapted and plain else plain)
+                return snapshots.take(
+                    step, merged_copy(plain, adapted, probe, phase.name, dtypes) if adapted and plain else plain
+                )
 
         watch = Watch(phase.name, setting.steps, folder, ctx, lines, tell, elapsed, after, way.layout)
         trainer = make_trainer(
@@ -216,14 +231,13 @@ def run_phase(
             way,
             parts,
             pictured,
-            phase.lora.projector_learning_rate if phase.lora else None,
+            (phase.lora and phase.lora.projector_learning_rate) or setting.projector_learning_rate,
         )
         trainer.report = watch.report
         trainer.before_first_step = lambda t: check_trainable(t.model, t.optimizer, phase.trainable, phase.name, adapted)
         try:
             trainer.train(resume_from_checkpoint=str(checkpoint.path) if checkpoint else None)
         finally:
-            model.__dict__.pop("forward", None)  # TRL's head, or ours in its place
             trainer.let_go()
         if watch.interrupted:
             step = watch.lines[-1]["step"]
@@ -233,7 +247,7 @@ def run_phase(
     if trained is not None:
         trained.zero_grad(set_to_none=True)
         if adapted:
-            merge(trained, adapted, probe, phase.name)
+            merge(trained, adapted, probe, phase.name, dtypes)
         changed = check_changes(before, trained, phase.trainable, phase.name, adapted)
         trained.requires_grad_(True)
 
@@ -260,6 +274,7 @@ def run_phase(
         "end_token": encoded.end_token,
         "image_features": features,
         "trainable_parameters": parameters,
+        "weights": weights,
         "adapted_layers": len(adapted),
         "changed_tensors": changed,
         "resumed_from_step": checkpoint.step if checkpoint else 0,
@@ -267,6 +282,12 @@ def run_phase(
         "gradient_accumulation": parts.accumulation,
         "loss_curve": curve(lines),
     }
+
+
+def longest(model: Any, setting: Optimization) -> int | None:
+    """How many tokens a row may have; None where nothing says so."""
+    limits = (getattr(model.config.get_text_config(), "max_position_embeddings", None), setting.max_length)
+    return min((limit for limit in limits if limit is not None), default=None)
 
 
 def keep(model: Any, facts: dict[str, Any], folder: Path, seconds: float) -> None:
@@ -277,21 +298,3 @@ def keep(model: Any, facts: dict[str, Any], folder: Path, seconds: float) -> Non
     mark(folder / "done.json", ["final.safetensors", "log.jsonl"], seconds=seconds, facts=facts)
     for checkpoint in folder.glob("checkpoint-*"):
         shutil.rmtree(checkpoint, ignore_errors=True)
-
-
-def curve(lines: Sequence[Mapping[str, Any]]) -> list[list[float]]:
-    """(step, mean loss since the point before), at most `CURVE_POINTS` of them."""
-    size = -(-len(lines) // CURVE_POINTS)
-    chunks = [lines[i : i + size] for i in range(0, len(lines), size)]
-    return [[chunk[-1]["step"], round(sum(line["loss"] for line in chunk) / len(chunk), 6)] for chunk in chunks]
-
-
-def collect_logs(phases: Sequence[Phase], folders: Sequence[Path], out: Path) -> None:
-    """`train_log.jsonl`: every step of every phase, in order."""
-    out.parent.mkdir(parents=True, exist_ok=True)
-    with out.open("w", encoding="utf-8") as log:
-        for phase, folder in zip(phases, folders, strict=True):
-            if not (folder / "log.jsonl").exists():  # a phase that a snapshot came before
-                continue
-            for line in read_log(folder / "log.jsonl"):
-                log.write(json.dumps({"phase": phase.name, **line}) + "\n")

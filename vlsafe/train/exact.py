@@ -103,6 +103,8 @@ class Exact(Trainer):  # type: ignore[misc]
         """Takes out of the model what training had put there, and lets models be made whole again."""
         if self.absent is not None:
             self.absent.remove()
+        for name in ("forward", "_original_forward", "_is_accelerate_prepared"):  # TRL's head or ours; accelerate's
+            self.model.__dict__.pop(name, None)  # else accelerate leaves the next phase without its precision
         if self.way.zero is not None:
             unset_hf_deepspeed_config()
 
@@ -114,9 +116,9 @@ class Exact(Trainer):  # type: ignore[misc]
         pictured = prepared.pop("pictured", None)  # whether any rank's share of this step has a picture
         if pictured is not None and self._sparing is not None:
             self._sparing.idle = () if pictured else SEEING
-        pixels = prepared.pop("absent_pixels", None)
+        picture = prepared.pop("absent_picture", None)
         if self.absent is not None:
-            self.absent.pixels = pixels
+            self.absent.picture = picture
         return prepared
 
     def training_step(self, model: Any, inputs: Any, num_items_in_batch: Any = None) -> Any:

@@ -9,11 +9,12 @@ and all of them hang (ms-swift #9639). So it puts a picture through tower and pr
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import torch
 
+from vlsafe.model.families import on_device
 from vlsafe.train.parts import part_of
 
 SEEING = ("projector", "vision_tower")
@@ -45,12 +46,12 @@ def groups_by_part(groups: Iterable[dict[str, Any]], model: Any) -> list[dict[st
 
 
 class AbsentPicture:
-    """While `pixels` is set, each forward pass puts it through tower and projector after the token embeddings, where the model
+    """While `picture` is set, each forward pass puts it through tower and projector after the token embeddings, where the model
     has its pictures too (ZeRO-3 fetches weights in the order of use, which must be that of the other ranks), and adds nothing
     of it."""
 
     def __init__(self, model: Any) -> None:
-        self.pixels: Any = None
+        self.picture: Mapping[str, Any] | None = None
         self._model = model
         self._handle = model.get_input_embeddings().register_forward_hook(self._hook)
 
@@ -58,9 +59,8 @@ class AbsentPicture:
         self._handle.remove()
 
     def _hook(self, module: Any, inputs: Any, output: Any) -> Any:
-        if self.pixels is None:
+        if self.picture is None:
             return output
-        pixels = self.pixels.to(output.device, output.dtype)
-        found = self._model.get_image_features(pixels).pooler_output
+        found = self._model.get_image_features(**on_device(self.picture, output.device, output.dtype)).pooler_output
         features = found if torch.is_tensor(found) else torch.cat(list(found))
         return output + 0.0 * features.sum().to(output.dtype)

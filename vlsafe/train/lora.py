@@ -8,13 +8,15 @@ that does nothing is an error here: a target that matched nothing, one that was 
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from vlsafe.errors import CheckError, ConfigError
+from vlsafe.model.families import MODEL_INPUTS
 from vlsafe.model.parts import part_of
 from vlsafe.settings import Fraction, PositiveFloat, PositiveInt
+from vlsafe.train.dtypes import computing
 
 # How far apart logits may be, as a share of the largest: the order of summation differs, and 16 bits round the merged weights.
 ROUNDING, ROUNDING_16_BITS = 2e-5, 5e-2
@@ -31,7 +33,7 @@ class Lora:
     targets: tuple[str, ...] = ()  # last names of the layers (q_proj, …); empty: every linear layer of the blocks
     projector_learning_rate: PositiveFloat | None = None  # its peak; null: that of the adapters
 
-    def check(self, where: str, trainable: Sequence[str]) -> None:
+    def check(self, where: str, trainable: Collection[str]) -> None:
         """Raises `ConfigError` where a setting could not act on training that changes the parts `trainable`."""
         if "language_model" not in trainable:
             raise ConfigError(
@@ -68,6 +70,9 @@ def inject(model: Any, lora: Lora, seed: int, where: str) -> tuple[str, ...]:
         torch.manual_seed(seed)
         inject_adapter_in_model(settings, model)
     found = adapted_layers(model)
+    for layer in found.values():  # also where the weights that they adapt are of 16 bits
+        layer.lora_A.float()
+        layer.lora_B.float()
     if set(found) != set(wanted):
         odd = sorted(set(found) ^ set(wanted))
         raise CheckError(f"{where}: {len(found)} of {len(wanted)} layers got an adapter; {odd[0]} differs from what was asked")
@@ -84,8 +89,11 @@ def adapted_layers(model: Any) -> dict[str, Any]:
     return {name: module for name, module in model.named_modules() if isinstance(module, LoraLayer)}
 
 
-def merge(model: Any, layers: Sequence[str], batch: Mapping[str, Any], where: str) -> None:
-    """Add the adapters to the weights of `layers` and put the plain layers back where they were.
+def merge(
+    model: Any, layers: Sequence[str], batch: Mapping[str, Any], where: str, dtypes: Mapping[str, Any] | None = None
+) -> None:
+    """Add the adapters to the weights of `layers` and put the plain layers back where they were. Weights are rounded to the
+    dtype that they are held in, unless `dtypes` says that they are published in 32 bits.
 
     `batch` is a probe. Raises `CheckError` for an adapter that was not trained or isn't applied, and unless the merged model
     computes what the adapted one did.
@@ -100,8 +108,8 @@ def merge(model: Any, layers: Sequence[str], batch: Mapping[str, Any], where: st
         raise CheckError(f"{where}: {len(idle)} of {len(layers)} adapters were not trained: B is still zero in {idle[0]}")
 
     def logits() -> Any:
-        inputs = {k: v.to(model.device) for k, v in batch.items() if k in ("input_ids", "attention_mask", "pixel_values")}
-        with torch.no_grad():
+        inputs = {k: v.to(model.device) for k, v in batch.items() if k in MODEL_INPUTS}
+        with torch.no_grad(), computing(model):
             return model(**inputs, use_cache=False).logits[inputs["attention_mask"] == 1].float()
 
     model.eval()
@@ -115,11 +123,15 @@ def merge(model: Any, layers: Sequence[str], batch: Mapping[str, Any], where: st
             f"{where}: the adapters were trained, but the model computes the same without them: they aren't applied"
         )
     for name, layer in found.items():
+        weight = layer.get_base_layer().weight
+        if dtypes is not None and dtypes[f"{name}.weight"] == torch.float32:
+            weight.data = weight.data.float()
         layer.merge()
         model.set_submodule(name, layer.get_base_layer())
     vars(model).pop("peft_config", None)
     apart = (logits() - adapted).abs().max()
-    rounding = ROUNDING if model.dtype == torch.float32 else ROUNDING_16_BITS
+    exact = all(parameter.dtype == torch.float32 for parameter in model.parameters())
+    rounding = ROUNDING if exact else ROUNDING_16_BITS
     if not apart <= max(rounding * adapted.abs().max(), 0.01 * effect):
         raise CheckError(
             f"{where}: merging lost the adapters: logits differ by {float(apart):.3g} from those before (the adapters' whole"
@@ -127,7 +139,9 @@ def merge(model: Any, layers: Sequence[str], batch: Mapping[str, Any], where: st
         )
 
 
-def merged_copy(model: Any, layers: Sequence[str], batch: Mapping[str, Any], where: str) -> Any:
+def merged_copy(
+    model: Any, layers: Sequence[str], batch: Mapping[str, Any], where: str, dtypes: Mapping[str, Any] | None = None
+) -> Any:
     """A copy of the model with its adapters merged, as it is now; `model` trains on. Raises `CheckError` as `merge` does."""
     held = vars(model).pop("forward", None)  # bound to this very model
     try:
@@ -135,7 +149,7 @@ def merged_copy(model: Any, layers: Sequence[str], batch: Mapping[str, Any], whe
     finally:
         if held is not None:
             model.forward = held
-    merge(twin, layers, batch, where)
+    merge(twin, layers, batch, where, dtypes)
     return twin
 
 

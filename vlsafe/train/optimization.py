@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Literal
 
+from vlsafe.errors import ConfigError
 from vlsafe.settings import Fraction, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, added
+
+SaveDtype = Literal["parent", "fp32", "bf16"]  # of the weights that training publishes; parent: as those it starts from
 
 
 @dataclass(frozen=True)
@@ -22,11 +26,28 @@ class Optimization:
     weight_decay: NonNegativeFloat = 0.0
     max_grad_norm: PositiveFloat = 1.0
     precision: Literal["fp32", "bf16"] = added("fp32")  # bf16: computed in 16 bits, weights and optimiser state kept in 32
+    projector_learning_rate: PositiveFloat | None = added(None)  # the projector's peak, under the same schedule; null: as all
+    max_length: PositiveInt | None = added(
+        None
+    )  # rows of more tokens, image tokens included, are dropped; null: the model's limit
 
     @property
     def rows(self) -> int:
         """How many rows (or pairs) the whole run sees."""
         return self.steps * self.batch_size
+
+    def check(self, where: str, trainable: Collection[str], other: float | None = None) -> None:
+        """Raises `ConfigError` where the projector's learning rate could not act, training the parts `trainable`. `other` is
+        the one that `lora` sets."""
+        if self.projector_learning_rate is None:
+            return
+        at = f"{where}.projector_learning_rate={self.projector_learning_rate:g}"
+        if "projector" not in trainable:
+            raise ConfigError(f"{at}: the projector is not trained; set it to null")
+        if set(trainable) == {"projector"}:
+            raise ConfigError(f"{at}: nothing but the projector is trained; set {where}.learning_rate, and this to null")
+        if other is not None:
+            raise ConfigError(f"{at}: lora.projector_learning_rate={other:g} is set too; set one of the two to null")
 
     def factor(self, step: int) -> float:
         """The learning rate of step `step` (0, 1, …) as a share of the peak.

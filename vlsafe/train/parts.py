@@ -62,15 +62,15 @@ def described(trainable: Sequence[str], adapted: Collection[str]) -> str:
 
 
 def fingerprints(model: Any) -> dict[str, int]:
-    """A checksum of the bits of every parameter, to see afterwards which ones changed."""
+    """A checksum of every parameter's numbers, to see afterwards which ones changed."""
     return {name: bits(parameter) for name, parameter in model.named_parameters()}
 
 
 def bits(tensor: Any) -> int:
-    """A checksum of a tensor's bits."""
+    """A checksum of a tensor's numbers as 32 bits each, which those of 16 fit into."""
     import torch
 
-    return zlib.crc32(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())
+    return zlib.crc32(tensor.detach().cpu().float().contiguous().view(-1).view(torch.uint8).numpy())
 
 
 def check_changes(

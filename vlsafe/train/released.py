@@ -42,7 +42,7 @@ class ReleasedAdaptation(Adaptation):
     def cost_units(self) -> float:
         return 1.0
 
-    def check_order(self, order: Order) -> None:
+    def check_order(self, order: str) -> None:
         if order != "after":
             raise ConfigError(
                 f"safety_tune.order={order}: adaptation=checkpoint is a released model, which was not made from the tuned one; "
@@ -75,8 +75,8 @@ class ReleasedTuning(SafetyTune):
     def check(self) -> None:
         if self.order != "after":
             raise ConfigError(
-                f"safety_tune.order={self.order}: safety_tune=checkpoint is a released model, which is what tuning ended with; set"
-                " safety_tune.order=after"
+                f"safety_tune.order={self.order}: safety_tune=checkpoint is a released model, which is what tuning ended with; "
+                "set safety_tune.order=after"
             )
 
     def run(

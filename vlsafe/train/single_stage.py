@@ -9,9 +9,8 @@ from typing import TYPE_CHECKING, Any
 from vlsafe.data.mix import Mixed, counts
 from vlsafe.data.rows import Purpose, TrainingData
 from vlsafe.registry import register
-from vlsafe.settings import Fraction, NonNegativeInt, Seed, added, execution
-from vlsafe.train.adaptation import Adaptation, check_checkpoints, evenly
-from vlsafe.train.lora import Lora
+from vlsafe.settings import Fraction
+from vlsafe.train.adaptation import Trained, check_checkpoints, evenly
 from vlsafe.train.optimization import Optimization
 
 if TYPE_CHECKING:
@@ -20,19 +19,13 @@ if TYPE_CHECKING:
 
 @register("adaptation", "single_stage")
 @dataclass(frozen=True)
-class SingleStage(Adaptation):
+class SingleStage(Trained):
     """Projector and language model together from the first step (Karamcheti et al., arXiv 2402.07865, who find the projector's
     own stage unnecessary), on image-text pairs and visual instructions in one shuffled order. They leave the pairs out; here a
     share of the rows is pairs, so that the rows can be as many and of the same kinds as in two stages."""
 
     optimization: Optimization
     pairs: Fraction  # share of the projector's rows (image-text pairs) among the rows
-    seed: Seed = 0
-    lora: Lora | None = added(None)
-    checkpoints: NonNegativeInt = execution(0)  # intermediate models kept and evaluated: their keys are their own
-    filter: str | None = added(None)  # the judge whose harmful rows are replaced before training
-    most_removed: Fraction = execution(0.5)  # a filter that would remove more of the rows stops the stage
-    local: str | None = execution(None)  # set by the run's `local`
 
     @property
     def cost_units(self) -> float:
@@ -41,6 +34,7 @@ class SingleStage(Adaptation):
     def check(self) -> None:
         super().check()
         check_checkpoints(self.checkpoints, self.optimization.steps - 1)
+        self.check_phase("adaptation.optimization", self.optimization)
 
     def purposes(self) -> tuple[Purpose, ...]:
         asked: dict[Purpose, float] = {"projector": self.pairs, "instruct": 1.0 - self.pairs}

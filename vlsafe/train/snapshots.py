@@ -13,8 +13,8 @@ class Snapshots:
     """The intermediate models of a stage's last phase: `take(step, model)` publishes what is wanted after that step, and says
     whether the phase ends there."""
 
-    def __init__(self, processor: Any, phase: str, ctx: StageContext) -> None:
-        self.processor, self.phase, self.ctx = processor, phase, ctx
+    def __init__(self, processor: Any, phase: str, ctx: StageContext, dtypes: Mapping[str, Any]) -> None:
+        self.processor, self.phase, self.ctx, self.dtypes = processor, phase, ctx, dtypes
         self.steps = {*ctx.snapshots, *([] if ctx.step is None else [ctx.step])}
 
     def take(self, step: int, model: Any) -> bool:
@@ -23,7 +23,7 @@ class Snapshots:
             from vlsafe.model.load import save_model
 
             facts = {"template_hash": self.ctx.facts["template_hash"], "phase": self.phase, "step": step}
-            publish(lambda out: save_model(model, self.processor, out), facts)
+            publish(lambda out: save_model(model, self.processor, out, self.dtypes), facts)
         self.ctx.ranks.barrier()
         return step == self.ctx.step
 

@@ -18,8 +18,10 @@ from safetensors.torch import load_file, save_file
 from transformers import PrinterCallback
 from trl import DPOConfig, DPOTrainer, KTOConfig, KTOTrainer, SFTConfig, SFTTrainer
 
+from vlsafe.model.families import TOKEN_TYPES
 from vlsafe.ranks import join_nobody
 from vlsafe.train.checkpoint import mark, verified
+from vlsafe.train.dtypes import computing
 from vlsafe.train.exact import Exact, use_light_head
 from vlsafe.train.optimization import Optimization
 from vlsafe.train.split import Split, Way
@@ -30,6 +32,7 @@ class Supervised(Exact, SFTTrainer):  # type: ignore[misc]
 
     def __init__(self, model: Any, **kwargs: Any) -> None:
         super().__init__(model=model, **kwargs)
+        self.model_accepts_loss_kwargs = True  # `compute_loss` counts tokens over micro-batches, whatever the model would do
         use_light_head(model)
 
     def compute_loss(self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None) -> Any:
@@ -48,8 +51,10 @@ class Compared(Exact):
     reference_columns: ClassVar[tuple[str, str]]
     metric_names: ClassVar[tuple[tuple[str, str], ...]]  # ours and TRL's
 
-    def __init__(self, model: Any, reference_file: Path, tick: Callable[[str], None], way: Way, **kwargs: Any) -> None:
-        self._reference_file, self._tick, self.way = reference_file, tick, way
+    def __init__(
+        self, model: Any, reference_file: Path, tick: Callable[[str], None], way: Way, optimization: Optimization, **kwargs: Any
+    ) -> None:
+        self._reference_file, self._tick, self.way, self.optimization = reference_file, tick, way, optimization
         super().__init__(model=model, **kwargs)
 
     def _prepare_dataset(self, dataset: Any, *args: Any) -> Any:
@@ -83,6 +88,7 @@ class Compared(Exact):
         """(rows, columns); ranks take turns at the batches. ZeRO has not got hold of the model yet: each has all of it."""
         ranks, place = self.way.ranks, self.model.device
         self.model.to(self.args.device).eval()
+        precision = self.optimization.precision  # of the steps too, so that the first one's margins are zero
         starts = list(range(0, len(dataset), batch_size))
         mine: dict[int, Any] = {}
         for turn in range(0, len(starts), ranks.world):
@@ -91,7 +97,8 @@ class Compared(Exact):
                 start = starts[turn + ranks.rank]
                 features = [dataset[i] for i in range(start, min(start + batch_size, len(dataset)))]
                 inputs = self._prepare_inputs(self.data_collator(features))
-                mine[start] = torch.stack(self.reference(inputs), dim=1).float().cpu()
+                with computing(self.model, precision):
+                    mine[start] = torch.stack(self.reference(inputs), dim=1).float().cpu()
         self.model.to(place)
         found = {start: rows for part in ranks.gather(mine) for start, rows in part.items()}
         return torch.cat([found[start] for start in starts])
@@ -116,7 +123,8 @@ class Unpaired(Compared, KTOTrainer):  # type: ignore[misc]
 
     def reference(self, inputs: Any) -> tuple[Any, Any]:
         # Not `compute_ref_log_probs`: it leaves the pictures out.
-        matched = {f"KL_{k}": inputs[k] for k in ("input_ids", "attention_mask", "completion_mask")}
+        own = ("input_ids", "attention_mask", "completion_mask", TOKEN_TYPES)
+        matched = {f"KL_{k}": inputs[k] for k in own if k in inputs}
         with torch.no_grad():
             return self._compute_kl_logps(self.model, {**inputs, **matched}), self._compute_kl_logps(self.model, inputs)
 
@@ -198,6 +206,7 @@ def make_trainer(
             reference_file=folder / "reference.safetensors",
             tick=tick,
             way=way,
+            optimization=optimization,
             **inputs,
         )
     trainer.optimization, trainer.way = optimization, way

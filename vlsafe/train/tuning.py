@@ -14,10 +14,10 @@ from vlsafe.settings import Fraction, PositiveFloat, Seed, added, spec_of
 from vlsafe.stage import StageContext
 from vlsafe.train.adaptation import Adaptation, run_and_save
 from vlsafe.train.lora import Lora
-from vlsafe.train.optimization import Optimization
+from vlsafe.train.optimization import Optimization, SaveDtype
 
 if TYPE_CHECKING:
-    from vlsafe.train.engine import Method, Part, Phase
+    from vlsafe.train.engine import Method, Part
 
 Order = Literal["after", "before", "joint"]
 TrainableParts = tuple[Literal["language_model", "projector", "vision_tower"], ...]
@@ -30,6 +30,7 @@ class SafetyTune(Component):
     trains: ClassVar[bool] = True  # false: there is no such stage
     reads_data: ClassVar[bool] = True  # false: no training rows are needed, and none are in the key
     order: Order
+    save_dtype: SaveDtype = "parent"  # of the weights that are published
 
     @property
     def cost_units(self) -> float:
@@ -70,32 +71,81 @@ class NoTuning(SafetyTune):
     trains: ClassVar[bool] = False
 
 
-@register("safety_tune", "sft")
-@dataclass(frozen=True)
-class Supervised(SafetyTune):
-    """Supervised tuning on refusals (as VLGuard, arXiv 2402.02207: post-hoc is `after`, mixed is `joint`).
+@dataclass(frozen=True, kw_only=True)
+class Trained(SafetyTune):
+    """Base of the tunings that train, on whatever rows and with whatever loss: the settings they share."""
 
-    `joint` shows in one shuffled order the rows that adaptation and tuning would see one after the other, under the
-    adaptation's optimisation, with its adapters where it has them; `optimization` then only says how many rows the tuning
-    brings.
-    """
-
-    optimization: Optimization
-    helpful: Fraction  # share of the adaptation's instructions among the rows
+    optimization: Optimization  # batch_size counts rows; pairs for dpo, answers for kto
+    helpful: Fraction  # share of the rows that keep the model helpful
     order: Order = "after"
     trainable: TrainableParts = ("language_model", "projector")
     seed: Seed = 0
-    lora: Lora | None = added(None)
+    lora: Lora | None = added(None)  # adapters of the language model in place of its weights; other parts in full
+    save_dtype: SaveDtype = added("parent")  # of the weights that are published; parent: as those that training starts from
 
     @property
     def cost_units(self) -> float:
         return float(self.optimization.steps)
 
     def check(self) -> None:
-        check_tuning(self.trainable, self.order, self.lora)
+        if not self.trainable:
+            raise ConfigError("safety_tune.trainable=[]: nothing would be trained; name language_model, projector or both")
+        if self.order == "before":
+            check_text_only(self.trainable)
+        if self.order == "joint":
+            self.check_joint()
+        if self.lora is not None:
+            self.lora.check("safety_tune.lora", self.trainable)
+        self.optimization.check(
+            "safety_tune.optimization", self.trainable, self.lora.projector_learning_rate if self.lora else None
+        )
+
+    def check_joint(self) -> None:
+        """Raises `ConfigError` for what a training can't have that is the adaptation's with more rows."""
+        if set(self.trainable) != {"language_model", "projector"}:
+            raise ConfigError(
+                f"safety_tune.trainable={list(self.trainable)}: joint training trains what the adaptation trains;"
+                " set [language_model, projector], or safety_tune.order=after"
+            )
+        if self.lora is not None:
+            raise ConfigError(
+                "safety_tune.lora: joint training trains as the adaptation does; set safety_tune=sft (adaptation=llava_lora"
+                " has adapters), or safety_tune.order=after"
+            )
+        if self.save_dtype != "parent":
+            raise ConfigError(
+                f"safety_tune.save_dtype={self.save_dtype}: joint training publishes what the adaptation does; set"
+                " adaptation.save_dtype, or safety_tune.order=after"
+            )
 
     def check_text_only(self) -> None:
         check_text_only(self.trainable)
+
+    def train(
+        self,
+        method: Method,
+        rows: Callable[[], Sequence[Any]],
+        ctx: StageContext,
+        text_only: bool,
+        options: dict[str, Any] | None = None,
+    ) -> None:
+        """One phase of `method`, published as a model; `options` are those of its loss."""
+        from vlsafe.train.engine import Phase
+
+        parts: tuple[Part, ...] = ("language_model",) if text_only else self.trainable
+        made = Phase(method, method, rows, self.optimization, parts, self.seed, options or {}, self.lora)
+        run_and_save([made], ctx, self.save_dtype)
+
+
+@register("safety_tune", "sft")
+@dataclass(frozen=True)
+class Supervised(Trained):
+    """Supervised tuning on refusals (as VLGuard, arXiv 2402.02207: post-hoc is `after`, mixed is `joint`).
+
+    `joint` shows in one shuffled order the rows that adaptation and tuning would see one after the other, under the
+    adaptation's optimisation, with its adapters where it has them; `optimization` then only says how many rows the tuning
+    brings. `helpful` is the share of the adaptation's instructions among the rows.
+    """
 
     def purposes(self) -> tuple[Purpose, ...]:
         return asked({"instruct": self.helpful, "safety": 1.0 - self.helpful})
@@ -109,7 +159,7 @@ class Supervised(SafetyTune):
         parts = counts({"helpful": self.helpful, "safety": 1.0 - self.helpful}, self.optimization.rows)
         if adaptation is not None:
             safety = data.supervised("safety", parts["safety"], self.seed) if parts["safety"] else []
-            run_and_save(adaptation.phases(data, more_rows=parts["helpful"], more=safety), ctx)
+            run_and_save(adaptation.phases(data, more_rows=parts["helpful"], more=safety), ctx, adaptation.save_dtype)
             return
 
         def rows() -> Sequence[Any]:
@@ -117,37 +167,27 @@ class Supervised(SafetyTune):
             safety = draw(lambda n: data.supervised("safety", n, self.seed), parts["safety"], text_only, "safety")
             return Mixed([helpful, safety], self.seed)
 
-        run_and_save([phase("sft", rows, self.optimization, self.trainable, self.seed, text_only, lora=self.lora)], ctx)
+        self.train("sft", rows, ctx, text_only)
 
 
-class FromPairs(SafetyTune):
-    """What tuning on preference pairs shares, whatever its loss."""
+@dataclass(frozen=True, kw_only=True)
+class FromPairs(Trained):
+    """What tuning on preference pairs shares, whatever its loss. `helpful` is the share of pairs that prefer an answer to a
+    needless refusal."""
 
-    optimization: Optimization
-    helpful: float
-    trainable: TrainableParts
-    seed: int
-    lora: Lora | None
-
-    @property
-    def cost_units(self) -> float:
-        return float(self.optimization.steps)
+    def check_joint(self) -> None:
+        raise ConfigError(
+            "safety_tune.order=joint: preference pairs can't be mixed with the adaptation's instructions;"
+            " set safety_tune=sft, or safety_tune.order=after or before"
+        )
 
     def check(self) -> None:
-        if self.order == "joint":
-            raise ConfigError(
-                "safety_tune.order=joint: preference pairs can't be mixed with the adaptation's instructions;"
-                " set safety_tune=sft, or safety_tune.order=after or before"
-            )
-        check_tuning(self.trainable, self.order, self.lora)
+        super().check()
         if self.lora is not None and self.lora.dropout:
             raise ConfigError(
                 f"safety_tune.lora.dropout={self.lora.dropout:g}: training on preferences compares the model with a reference,"
                 " so it runs without dropout; set 0"
             )
-
-    def check_text_only(self) -> None:
-        check_text_only(self.trainable)
 
     def purposes(self) -> tuple[Purpose, ...]:
         return asked({"helpful_preference": self.helpful, "preference": 1.0 - self.helpful})
@@ -173,13 +213,7 @@ class Preference(FromPairs):
     """Direct preference optimisation (Rafailov et al., arXiv 2305.18290, eq. 7), refusals preferred to harmful answers, as
     SPA-VL does. The reference is the model that tuning starts from."""
 
-    optimization: Optimization  # batch_size counts pairs
     beta: PositiveFloat
-    helpful: Fraction  # share of pairs that prefer an answer to a needless refusal
-    order: Order = "after"
-    trainable: TrainableParts = ("language_model", "projector")
-    seed: Seed = 0
-    lora: Lora | None = added(None)
 
     def run(
         self, data: TrainingData, ctx: StageContext, *, text_only: bool = False, adaptation: Adaptation | None = None
@@ -189,8 +223,7 @@ class Preference(FromPairs):
         def rows() -> Sequence[Any]:
             return self.pairs(data, self.optimization.rows, text_only)
 
-        options = {"beta": self.beta}
-        run_and_save([phase("dpo", rows, self.optimization, self.trainable, self.seed, text_only, options, self.lora)], ctx)
+        self.train("dpo", rows, ctx, text_only, {"beta": self.beta})
 
 
 @register("safety_tune", "kto")
@@ -204,15 +237,9 @@ class KahnemanTversky(FromPairs):
 
     whole_batches: ClassVar[bool] = True  # a rank's share of a batch can't be accumulated from parts
 
-    optimization: Optimization  # batch_size counts answers
     beta: PositiveFloat
-    helpful: Fraction  # share of pairs that prefer an answer to a needless refusal
     desirable_weight: PositiveFloat = 1.0
     undesirable_weight: PositiveFloat = 1.0
-    order: Order = "after"
-    trainable: TrainableParts = ("language_model", "projector")
-    seed: Seed = 0
-    lora: Lora | None = added(None)
 
     def check(self) -> None:
         super().check()
@@ -232,31 +259,12 @@ class KahnemanTversky(FromPairs):
             return Unpaired(self.pairs(data, self.optimization.rows // 2, text_only))
 
         options = {name: getattr(self, name) for name in ("beta", "desirable_weight", "undesirable_weight")}
-        run_and_save([phase("kto", rows, self.optimization, self.trainable, self.seed, text_only, options, self.lora)], ctx)
+        self.train("kto", rows, ctx, text_only, options)
 
 
 def asked(shares: Mapping[Purpose, float]) -> tuple[Purpose, ...]:
     """The purposes that have a share."""
     return tuple(purpose for purpose, share in shares.items() if share > 0)
-
-
-def check_tuning(trainable: Sequence[str], order: str, lora: Lora | None) -> None:
-    if not trainable:
-        raise ConfigError("safety_tune.trainable=[]: nothing would be trained; name language_model, projector or both")
-    if order == "before":
-        check_text_only(trainable)
-    if order == "joint" and set(trainable) != {"language_model", "projector"}:
-        raise ConfigError(
-            f"safety_tune.trainable={list(trainable)}: joint training trains what the adaptation trains;"
-            " set [language_model, projector], or safety_tune.order=after"
-        )
-    if lora is not None and order == "joint":
-        raise ConfigError(
-            "safety_tune.lora: joint training trains as the adaptation does; set safety_tune=sft (adaptation=llava_lora has"
-            " adapters), or safety_tune.order=after"
-        )
-    if lora is not None:
-        lora.check("safety_tune.lora", trainable)
 
 
 def check_text_only(trainable: Sequence[str]) -> None:
@@ -266,22 +274,6 @@ def check_text_only(trainable: Sequence[str]) -> None:
             f"safety_tune.trainable={list(trainable)}: before adaptation, or without it, there are no pictures, so only the"
             " language model can be tuned; set [language_model] or [language_model, projector]"
         )
-
-
-def phase(
-    method: Method,
-    rows: Callable[[], Sequence[Any]],
-    optimization: Optimization,
-    trainable: TrainableParts,
-    seed: int,
-    text_only: bool,
-    options: dict[str, Any] | None = None,
-    lora: Lora | None = None,
-) -> Phase:
-    from vlsafe.train.engine import Phase
-
-    parts: tuple[Part, ...] = ("language_model",) if text_only else trainable
-    return Phase(method, method, rows, optimization, parts, seed, options or {}, lora)
 
 
 def draw(source: Callable[[int], Sequence[Any]], n: int, text_only: bool, purpose: str) -> Sequence[Any]:

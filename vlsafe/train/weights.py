@@ -29,9 +29,15 @@ def save_weights(state: Mapping[str, Any], file: Path) -> None:
     save_file(kept, file, metadata={"format": "pt"})
 
 
-def load_weights(model: Any, file: Path, needed: Mapping[str, Any] | None = None) -> None:
-    """The inverse: raises `CheckError` where a tensor is left over, or one of the whole state dict (or of `needed`) missing."""
-    put_weights(model, load_file(file), str(file), needed)
+def load_weights(model: Any, file: Path, needed: Mapping[str, Any] | None = None, as_saved: bool = False) -> None:
+    """The inverse, into the model's dtypes, or with `as_saved` into those of the file.
+
+    Raises `CheckError` where a tensor is left over, or one of the whole state dict (or of `needed`) missing."""
+    saved = load_file(file)
+    if as_saved:
+        for name, tensor in model.state_dict(keep_vars=True).items():
+            tensor.data = tensor.data.to(saved.get(name, tensor).dtype)
+    put_weights(model, saved, str(file), needed)
 
 
 def put_weights(model: Any, saved: Mapping[str, Any], where: str, needed: Mapping[str, Any] | None = None) -> None:

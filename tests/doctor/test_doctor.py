@@ -1,0 +1,120 @@
+"""The doctor finds what was taken away, names what mends it, and says nothing is missing where nothing is."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from tests.conftest import Launch
+from vlsafe.doctor.finding import Finding, show
+
+RELEASED = ("+experiment=llava15_released", "tracking=none")
+
+
+@pytest.fixture(autouse=True)
+def nobody(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A user who has downloaded nothing and has no token."""
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "huggingface"))
+    for name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "HF_HUB_OFFLINE", "WANDB_API_KEY", "HF_HUB_CACHE"):
+        monkeypatch.delenv(name, raising=False)
+
+
+def doctor(launch: Launch, *overrides: str) -> tuple[int, str]:
+    done = launch.run("doctor.py", f"outputs={launch.outputs}", *overrides)
+    assert done.returncode in (0, 1), done.stderr
+    return done.returncode, " ".join(done.stdout.split())
+
+
+def test_the_microworld_lacks_nothing(launch: Launch) -> None:
+    status, said = doctor(launch, "safety_tune=sft,dpo", "merge=ties")
+    assert status == 0
+    assert "2 cells: nothing is missing" in said
+
+
+def test_a_preset_says_what_is_gated_downloaded_and_needed(launch: Launch) -> None:
+    status, said = doctor(launch, *RELEASED)
+    assert status == 1
+    assert "https://huggingface.co/datasets/walledai/AdvBench" in said
+    assert "hf auth login" in said
+    assert "hf download llava-hf/llava-1.5-7b-hf" in said
+    assert "GPU none is visible here" in said
+    assert "7.06 billion parameters" in said
+    assert not launch.outputs.exists()  # it only looks
+
+
+def test_a_token_leaves_the_gate_to_be_asked(launch: Launch, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_TOKEN", "hf_made_up")
+    _, said = doctor(launch, *RELEASED)
+    assert "gated; a token is there" in said
+    assert "there is no token" not in said
+    assert "hf_made_up" not in said
+
+
+def test_without_a_network_what_is_not_here_is_missing(launch: Launch, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    _, said = doctor(launch, *RELEASED)
+    assert "model.llm: not here, and HF_HUB_OFFLINE is set" in said
+
+
+def test_what_lies_in_the_cache_or_a_mirror_is_found(launch: Launch, tmp_path: Path) -> None:
+    _, said = doctor(launch, *RELEASED)
+    assert "model.llm: comes from the hub" in said
+    snapshots = tmp_path / "huggingface" / "hub" / "models--lmsys--vicuna-7b-v1.5" / "snapshots"
+    (snapshots / "3321f76e3f527bd14065daf69dad9344000a201d").mkdir(parents=True)
+    mirror = tmp_path / "mirror" / "llava-hf" / "llava-1.5-7b-hf"
+    mirror.mkdir(parents=True)
+    (mirror / "config.json").write_text("{}")
+    _, said = doctor(launch, *RELEASED, f"local={tmp_path / 'mirror'}")
+    assert "model.llm: in the hub's cache at 3321f76e" in said
+    assert f"model.lvlm: at {mirror}" in said
+
+
+def test_a_folder_that_is_not_there_is_named(launch: Launch) -> None:
+    status, said = doctor(launch, *RELEASED, "+model.llm.folder=/no/such/model")
+    assert status == 1
+    assert "/no/such/model" in said
+    assert "set model.llm.folder to where it is" in said
+
+
+def test_a_cluster_without_slurm_and_a_tracker_without_a_key(launch: Launch, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "/nowhere")
+    monkeypatch.setenv("HOME", str(launch.outputs))
+    status, said = doctor(launch, "hydra/launcher=slurm", "tracking=wandb", "tracking.mode=online")
+    assert status == 1
+    assert "there is no sbatch on PATH" in said
+    assert "wandb login" in said
+
+
+def test_deepspeed_on_the_cpu_without_a_compiler(launch: Launch, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "/nowhere")
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    status, said = doctor(launch, "deepspeed=zero2", "device=cpu")
+    assert status == 1
+    assert "apt-get install g++" in said
+
+
+def test_pictures_that_are_not_on_the_hub_are_asked_for(launch: Launch) -> None:
+    status, said = doctor(launch, "+experiment=paper_llama2", "tracking=none")
+    assert status == 1
+    assert "pictures of LLaVA-Instruct" in said
+    assert "meta-llama/Llama-2-7b-chat-hf" in said
+    assert "data.instruct.llava_instruct.dataset.images={folder: /path}" in said
+    assert "GPU memory: adaptation=llava instruct" in said
+
+
+@pytest.mark.parametrize("width", [80, 160])
+def test_the_table_fits_the_terminal(width: int) -> None:
+    text = io.StringIO()
+    console = Console(file=text, width=width, color_system=None)
+    long = "a/very-long-organisation-name/with-a-model-of-a-very-long-name-too"
+    show(
+        [Finding("missing", long, "gated " * 20, f"accept https://huggingface.co/datasets/{long}"), Finding("fine", "x", "y")],
+        console,
+    )
+    lines = text.getvalue().splitlines()
+    assert max(map(len, lines)) <= width
+    assert [line[0] for line in lines if line[0] != " "] == ["✗", "✓"]
+    assert "".join(text.getvalue().split()).count("accept") == 1

@@ -1,0 +1,119 @@
+"""Published recipes: their steps follow from what they count, and real models never get the microworld's numbers."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+from tests.conftest import ROOT
+from vlsafe.errors import ConfigError
+from vlsafe.presets.origins import Setting, compose
+from vlsafe.presets.page import families
+from vlsafe.train.split import optimizations
+
+CONF = ROOT / "conf"
+Grid = Callable[..., Any]
+GROUPS = ("adaptation", "safety_tune")
+MICROWORLD = {"adaptation": ("llava", "llava_lora", "single_stage", "filtered"),
+              "safety_tune": ("sft", "sft_lora", "sft_mixed", "dpo", "dpo_lora", "kto", "kto_lora")}  # fmt: skip
+OWN_NAMES = [("adaptation", "llava15"), ("adaptation", "llava15_lora"), ("safety_tune", "vlguard_posthoc"),
+             ("safety_tune", "vlguard_mixed"), ("safety_tune", "spa_vl_dpo"), ("safety_tune", "spa_vl_dpo_lora"),
+             ("safety_tune", "safe_rlhf_dpo")]  # fmt: skip
+REAL = [(family, group, option) for family in families(CONF) for group in GROUPS for option in MICROWORLD[group]]
+
+
+def phases(family: str, group: str, option: str) -> Iterator[dict[str, Setting]]:
+    """Each optimiser's settings of an option, by their last name."""
+    found = {s.path: s for s in compose(CONF, [f"recipes={family}", f"{group}={option}"]).of(group)}
+    for path in found:
+        if path.endswith(".steps"):
+            above = path.removesuffix("steps")
+            yield {name.removeprefix(above): s for name, s in found.items() if name.startswith(above)}
+
+
+@pytest.mark.parametrize(("family", "group", "option"), [("real", g, o) for g in GROUPS for o in MICROWORLD[g]]
+                         + [("microworld", g, o) for g, o in OWN_NAMES])  # fmt: skip
+def test_steps_are_one_epoch_and_warm_up_a_share_of_them(family: str, group: str, option: str) -> None:
+    counted = 0
+    for phase in phases(family, group, option):
+        steps, batch = phase["steps"].value, phase["batch_size"].value
+        if rows := re.search(r"one epoch of ([\d,]+)", phase["steps"].said):
+            pairs = 2 if option.startswith("kto") else 1  # both sides of a pair are answers of their own
+            assert steps == math.ceil(int(rows[1].replace(",", "")) * pairs / batch)
+            counted += 1
+        if share := re.search(r"([\d.]+) of the steps", phase["warmup_steps"].said):
+            assert phase["warmup_steps"].value == math.ceil(float(share[1]) * steps)
+            counted += 1
+    assert counted or option == "safe_rlhf_dpo"
+
+
+@pytest.mark.parametrize(("family", "group", "option"), REAL)
+def test_on_real_models_nothing_of_the_microworld_is_left(family: str, group: str, option: str) -> None:
+    for phase in phases(family, group, option):
+        small = {s.path for name, s in phase.items() if s.file.startswith(f"{group}/") and s.file == f"{group}/{option}"}
+        assert not small
+        assert phase["max_length"].value is not None
+        assert phase["precision"].value == ("bf16" if family == "real" else "fp32")
+
+
+def test_every_option_that_trains_has_a_meaning_on_real_models() -> None:
+    """A new option of the microworld's needs a recipe for real models, or its toy steps would run on 7B."""
+    for group in GROUPS:
+        for file in (CONF / group).glob("*.yaml"):
+            own = (
+                not re.search(r"source: (LLaVA-1.5|VLGuard|SPA-VL|Tulu-2)", file.read_text("utf-8"))
+                or file.stem in MICROWORLD[group]
+            )
+            if own and file.stem not in ("none", "checkpoint") and not file.stem.endswith("_released"):
+                for family in families(CONF):
+                    assert (CONF / "recipes" / family / group / file.name).is_file(), f"{family}: {group}={file.stem}"
+
+
+def test_the_command_of_the_readme_means_published_recipes(grid: Grid) -> None:
+    cells = grid("+experiment=paper_llama2", "safety_tune=sft,dpo", "merge=linear,ties")
+    assert len(cells) == 4
+    by_tuning = {cell.choices["safety_tune"]: cell.components["safety_tune"] for cell in cells}
+    sft, dpo = by_tuning["sft"].optimization, by_tuning["dpo"].optimization
+    assert (sft.steps, sft.batch_size, sft.learning_rate) == (55, 128, 2e-5)
+    assert (dpo.steps, dpo.batch_size, dpo.learning_rate) == (11658, 8, 1e-6)
+    for cell in cells:
+        assert [o.steps for _, o in optimizations(cell.components["adaptation"], "")] == [2181, 5198]
+        assert cell.choices["adaptation"] == "llava"
+
+
+def test_a_setting_of_the_command_line_counts_more_than_the_recipe(grid: Grid) -> None:
+    (cell,) = grid("+experiment=paper_llama2", "safety_tune=dpo", "safety_tune.beta=0.3", "adaptation.instruct.steps=7")
+    assert cell.components["safety_tune"].beta == 0.3
+    assert cell.components["safety_tune"].optimization.steps == 11658
+    assert cell.components["adaptation"].instruct.steps == 7
+
+
+def test_without_a_preset_the_options_are_the_microworlds(grid: Grid) -> None:
+    (cell,) = grid("safety_tune=dpo")
+    assert cell.components["safety_tune"].optimization.steps == 60
+
+
+def test_tulu_has_both_orders_and_the_joint_arm(grid: Grid) -> None:
+    arms = {(c.choices["safety_tune"], c.order) for c in grid("+experiment=paper_tulu2")}
+    assert arms == {("none", "after"), ("dpo", "after"), ("dpo", "before"), ("sft", "after"), ("sft", "joint")}
+
+
+@pytest.mark.parametrize("model", ["llama2_7b", "smollm2_135m", "llava15_7b"])
+def test_a_real_model_with_the_microworlds_rows_is_refused(grid: Grid, model: str) -> None:
+    with pytest.raises(ConfigError, match=rf"data=microworld: .* model={model}; .* \+experiment=paper_llama2 model={model}"):
+        grid(f"model={model}")
+
+
+def test_a_real_model_with_the_microworlds_benchmarks_is_refused(grid: Grid) -> None:
+    with pytest.raises(ConfigError, match=r"eval=microworld: .* model=llama2_7b; .* \+experiment=paper_llama2"):
+        grid("model=llama2_7b", "data=llava_vlguard")
+
+
+@pytest.mark.parametrize("override", ["data=llava_vlguard", "eval=first"])
+def test_the_microworld_with_real_rows_or_benchmarks_is_refused(grid: Grid, override: str) -> None:
+    with pytest.raises(ConfigError, match=r"microworld.*\+experiment="):
+        grid(override)

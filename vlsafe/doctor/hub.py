@@ -1,0 +1,111 @@
+"""Models, data sets and benchmarks: whether they are here, and if not, whether they can be had."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from vlsafe.cells import Cell, at_home
+from vlsafe.doctor.cache import cached, offline, token_there
+from vlsafe.doctor.finding import Finding
+from vlsafe.needed import needed
+from vlsafe.plan import Plan
+from vlsafe.sources import UNRESOLVED, Source, page
+from vlsafe.stand_in.notice import NOTICE
+
+GATED = ("meta-llama/",)  # organisations whose models are all behind terms; data sets and benchmarks say it themselves
+
+
+def sources(cells: Sequence[Cell]) -> dict[str, tuple[str, Source, Any]]:
+    """Each thing that the cells could read once, by its id or folder: (dotted name, source, what it belongs to)."""
+    found: dict[str, tuple[str, Source, Any]] = {}
+    for cell in cells:
+        for where, source, owner in needed(cell.components):
+            placed = at_home(source, cell.run)
+            found.setdefault(f"{placed.kind} {placed.folder or placed.id}", (where, placed, owner))
+    return found
+
+
+def read_by(plan: Plan, to_run: set[str]) -> set[str]:
+    """The hub ids in the specs of stages that are to run: what no stage reads need not be there."""
+    return {id for stage in to_run for id in ids_in(plan.stages[stage].spec)}
+
+
+def ids_in(spec: Any) -> Iterator[str]:
+    if isinstance(spec, dict):
+        if isinstance(spec.get("id"), str) and "revision" in spec:
+            yield spec["id"]
+        for value in spec.values():
+            yield from ids_in(value)
+    elif isinstance(spec, (list, tuple)):
+        for value in spec:
+            yield from ids_in(value)
+
+
+def folders(cells: Sequence[Cell]) -> list[Finding]:
+    """Those that are named and not there: without them nothing can be planned."""
+    return [
+        Finding(
+            "missing", source.folder or "", f"{where}: there is no such file or folder", f"set {where}.folder to where it is"
+        )
+        for where, source, _ in sources(cells).values()
+        if source.folder is not None and source.path is not None and not source.path.exists()
+    ]
+
+
+def hub(cells: Sequence[Cell], plan: Plan, to_run: set[str]) -> list[Finding]:
+    wanted = read_by(plan, to_run)
+    findings = []
+    for where, source, owner in sources(cells).values():
+        if source.path is not None:
+            findings.append(Finding("fine", str(source.id or source.folder), f"{where}: at {source.path}"))
+        elif source.id in wanted:
+            findings.append(at_hub(where, source, owner))
+            findings += elsewhere(where, owner)
+    return findings
+
+
+def at_hub(where: str, source: Source, owner: Any) -> Finding:
+    name, found = str(source.id), cached(source)
+    pinned = source.revision not in (None, UNRESOLVED)
+    repository = f"{source.id}{' --repo-type dataset' if source.kind == 'dataset' else ''}"
+    pin = "" if pinned else f"; pin it with {where}.revision=COMMIT"
+    if found is not None:
+        if pinned:
+            return Finding("fine", name, f"{where}: in the hub's cache at {source.revision}")
+        return Finding("note" if not offline() else "missing", name, f"{where}: in the hub's cache, but at no pinned commit",
+                       f"set {where}.revision={found.name}")  # fmt: skip
+    if offline():
+        return Finding("missing", name, f"{where}: not here, and HF_HUB_OFFLINE is set",
+                       f"hf download {repository} where there is a network, or local=FOLDER with {name} below it")  # fmt: skip
+    if gated(source, owner):
+        if not token_there():
+            return Finding("missing", name, f"{where}: gated, and there is no token",
+                           f"accept the terms at {page(source)}, then: hf auth login (or set HF_TOKEN)")  # fmt: skip
+        return Finding("note", name, f"{where}: gated; a token is there, whether it may read this is seen when it is asked{pin}",
+                       f"accept the terms at {page(source)} if you have not")  # fmt: skip
+    return Finding("note", name, f"{where}: comes from the hub on the first run{pin}", f"hf download {repository}")
+
+
+def gated(source: Source, owner: Any) -> bool:
+    said = getattr(owner, "gated", None)
+    return bool(said) if isinstance(said, bool) else str(source.id).startswith(GATED)
+
+
+def elsewhere(where: str, owner: Any) -> list[Finding]:
+    """LLaVA-Instruct's pictures lie on the sites of five other data sets."""
+    if getattr(owner, "component_name", "") != "llava_instruct" or owner.images is not None:
+        return []
+    setting = where.rpartition(".")[0]
+    return [
+        Finding(
+            "missing",
+            "pictures of LLaVA-Instruct",
+            f"{setting}: they are not on the hub, and no folder is named",
+            f"download them as docs/data.md says, then {setting}.images={{folder: /path}}",
+        )  # fmt: skip
+    ]
+
+
+def notice(cells: Sequence[Cell]) -> list[Finding]:
+    return [Finding("note", "stand-ins", NOTICE)] if cells[0].run.stand_in else []

@@ -1,0 +1,181 @@
+"""Memory of GPUs and of the host, and disk space, against what the plan needs."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from vlsafe.cells import Cell
+from vlsafe.doctor.cache import cached, hub_cache
+from vlsafe.doctor.finding import Finding, gigabytes
+from vlsafe.doctor.hub import read_by, sources
+from vlsafe.doctor.machine import gpu_memory, host_memory
+from vlsafe.doctor.memory import Memory, Training, answering, memory, trainings
+from vlsafe.doctor.shapes import shape_of, size_of
+from vlsafe.execute.resources import deepspeed_settings, visible_gpus
+from vlsafe.plan import Plan
+from vlsafe.stage import TRAINING_KINDS
+from vlsafe.store import Store
+from vlsafe.train.deepspeed import zero_of
+
+ASSUMED_GPUS = 8  # where none are here and none are asked for: LLaVA-1.5's
+BYTES = {"fp32": 4}  # of each parameter of a published model; else as it is stored, which is 16 bits
+
+
+def processes(cell: Cell, launcher: Mapping[str, Any] | None) -> tuple[int, str]:
+    """Of a training stage, and how that is known."""
+    run = cell.run
+    if run.num_processes is not None:
+        return run.num_processes, f"num_processes={run.num_processes}"
+    if deepspeed_settings(cell) is None:
+        return run.num_nodes, "one process on each node"
+    asked = (((launcher or {}).get("resources") or {}).get("adaptation") or {}).get("gpus_per_node")
+    if asked:
+        return int(asked) * run.num_nodes, f"{asked} GPUs a node, as hydra.launcher asks"
+    here = len(visible_gpus())
+    if here and launcher is None:
+        return here * run.num_nodes, f"{here} GPUs here"
+    return ASSUMED_GPUS, f"{ASSUMED_GPUS} GPUs assumed; num_processes=N says how many"
+
+
+def phases(plan: Plan, to_run: set[str], launcher: Mapping[str, Any] | None) -> dict[str, tuple[Training, Memory]]:
+    """Each phase of training that is to run, by a name for it, and what it needs."""
+    found: dict[str, tuple[Training, Memory]] = {}
+    for planned in plan.cells:
+        cell = planned.cell
+        size = size_of(cell.components["model"])
+        count = processes(cell, launcher)[0]
+        zero = zero_of(deepspeed_settings(cell))
+        for role in cell.roles.roles:
+            id = planned.roles.get(role.name)
+            if size is None or id not in to_run or plan.stages[str(id)].kind not in TRAINING_KINDS:
+                continue
+            groups = ("adaptation",) if role.joint else (role.stage,)
+            for group in groups:
+                for training in trainings(cell.components[group], group, size, count, cell.run.micro_batch_size):
+                    name = f"{group}={cell.choices[group]} {training.name.partition('.')[2]}".strip()
+                    need = memory(training, size, zero, count, cell.run.gradient_checkpointing)
+                    found.setdefault(name, (training, need))
+    return found
+
+
+def gpus(cells: Sequence[Cell], plan: Plan, to_run: set[str], launcher: Mapping[str, Any] | None) -> list[Finding]:
+    sizes = [s for s in (size_of(cell.components["model"]) for cell in cells) if s is not None]
+    if not sizes:
+        return []
+    size = max(sizes, key=lambda s: s.parameters)
+    count, how = processes(cells[0], launcher)
+    findings = [
+        Finding("fine", "model", f"{size.parameters / 1e9:.2f} billion parameters, {size.tower / 1e9:.2f} of them the tower's")
+    ]
+    there, on_cpu = gpu_memory(), cells[0].run.device == "cpu" or (size.parameters < 1e9 and not visible_gpus())
+    if launcher is not None or cells[0].run.num_nodes > 1:
+        there = []
+    for name, (_, need) in phases(plan, to_run, launcher).items():
+        said = f"{gigabytes(need.states)} and up to {gigabytes(need.activations)} of activations, in each process ({how})"
+        findings.append(
+            judged(f"{'memory' if on_cpu else 'GPU memory'}: {name}", said, need.gpu, need.states, there, on_cpu, count)
+        )
+        if need.host:
+            findings.append(host(f"CPU memory: {name}", need.host / cells[0].run.num_nodes, launcher))
+    if any(plan.stages[id].kind == "generate" for id in to_run):
+        engine = cells[0].components["engine"]
+        need_bytes = answering(size, getattr(engine, "batch_size", 1), getattr(engine, "max_new_tokens", 256))
+        said = f"about {gigabytes(need_bytes)} with engine.batch_size={getattr(engine, 'batch_size', 1)}"
+        findings.append(
+            judged(
+                f"{'memory' if on_cpu else 'GPU memory'}: answering", said, need_bytes, 2 * size.parameters, there, on_cpu, 1
+            )
+        )
+    if not there and not on_cpu and launcher is None:
+        findings.append(Finding("missing", "GPU", "none is visible here, and a model of this size needs one",
+                                "run where there are GPUs, or set hydra/launcher=slurm"))  # fmt: skip
+    return findings
+
+
+def judged(what: str, said: str, need: float, least: float, there: Sequence[int], on_cpu: bool, count: int) -> Finding:
+    """`least` is needed whatever the rows are, `need` for the longest of them."""
+    if on_cpu:
+        room, name = host_memory() / count, "free memory"
+    elif there:
+        room, name = float(min(there)), "the GPU's"
+    else:
+        return Finding("note", what, said)
+    said += f"; {name} {gigabytes(room)}"
+    mend = "set micro_batch_size lower, gradient_checkpointing=true, deepspeed=zero3 or zero3_offload, or an option by LoRA"
+    if least > room:
+        return Finding("missing", what, said, mend)
+    return Finding("note" if need > room else "fine", what, said, mend if need > room else "")
+
+
+def host(what: str, need: float, launcher: Mapping[str, Any] | None) -> Finding:
+    said = f"{gigabytes(need)} on each node, for what is offloaded"
+    if launcher is not None:
+        return Finding("note", what, said, "ask for it with hydra.launcher.resources.default.mem")
+    room = host_memory()
+    state = f"; free here {gigabytes(room)}"
+    if need > room:
+        return Finding("missing", what, said + state, "more nodes, or deepspeed=zero3 on more GPUs")
+    return Finding("fine", what, said + state)
+
+
+def disk(
+    cells: Sequence[Cell], plan: Plan, to_run: set[str], store: Store, launcher: Mapping[str, Any] | None
+) -> list[Finding]:
+    """Models that will be published, checkpoints and downloads, against the free space of the disks that they go to."""
+    models = published(plan, to_run)
+    # A checkpoint holds the trained weights and AdamW's two moments in 32 bits; the next is written before it goes.
+    checkpoints = 2 * 12.0 * max((training.trained for training, _ in phases(plan, to_run, launcher).values()), default=0)
+    downloads, unknown = to_download(cells, plan, to_run)
+    places = {"store": existing(Path(store.root)), "hub's cache": existing(hub_cache())}
+    same = places["store"].stat().st_dev == places["hub's cache"].stat().st_dev
+    parts = {"store": {"models": models, "checkpoints while training": checkpoints}, "hub's cache": {}}
+    parts["store" if same else "hub's cache"]["downloads"] = downloads
+    findings = []
+    for name, place in places.items():
+        need = sum(parts[name].values())
+        if not need:
+            continue
+        free = shutil.disk_usage(place).free
+        what = ", ".join(f"{gigabytes(size)} of {part}" for part, size in parts[name].items() if size)
+        mend = "set store=FOLDER on a larger disk" if name == "store" else "set HF_HUB_CACHE to a folder on a larger disk"
+        said = f"{what}; free at {place} {gigabytes(free)}"
+        findings.append(Finding("missing" if need > free else "fine", f"disk: {name}", said, mend if need > free else ""))
+    if unknown:
+        findings.append(Finding("note", "disk: data", f"sizes that are not known here come on top: {', '.join(unknown)}"))
+    return findings
+
+
+def published(plan: Plan, to_run: set[str]) -> float:
+    """Bytes of the models that are to be made: base, adapted with its snapshots, tuned, merged."""
+    found: dict[str, float] = {}
+    for planned in plan.cells:
+        size = size_of(planned.cell.components["model"])
+        for id in {*planned.roles.values(), *planned.snapshots.values()} & to_run:
+            kept = dict(plan.stages[id].settings.get(plan.stages[id].kind) or {}).get("save_dtype")
+            found[id] = 0.0 if size is None else size.parameters * BYTES.get(str(kept), 2)
+    return sum(found.values())
+
+
+def to_download(cells: Sequence[Cell], plan: Plan, to_run: set[str]) -> tuple[float, list[str]]:
+    """Bytes of language models that are neither in a mirror nor in the cache, and the ids of unknown size."""
+    wanted, total, unknown = read_by(plan, to_run), 0.0, []
+    for _, source, _ in sources(cells).values():
+        if source.id not in wanted or source.path is not None or cached(source) is not None:
+            continue
+        shape = shape_of(source) if source.kind == "model" else None
+        if shape is None:
+            unknown.append(str(source.id))
+        else:
+            total += 2 * shape.parameters
+    return total, unknown
+
+
+def existing(path: Path) -> Path:
+    """The nearest folder above that is there."""
+    path = path.absolute()
+    while not path.exists():
+        path = path.parent
+    return path
