@@ -24,9 +24,9 @@ def test_a_share_without_pictures_takes_part_in_what_sees(method: str, tmp_path:
     collate = Collator(encoder, encoder.encode(rows).examples, rows)
     without = [{"example": i, "pictured": True} for i in (3, 4, 5)]  # as a rank gets them where another has pictures
     batch = collate(without)
-    pixels = batch.pop("absent_pixels")
+    picture = batch.pop("absent_picture")
     assert "pixel_values" not in batch
-    assert "absent_pixels" not in collate([{"example": i, "pictured": False} for i in (3, 4, 5)])
+    assert "absent_picture" not in collate([{"example": i, "pictured": False} for i in (3, 4, 5)])
     inputs = {"input_ids": batch["input_ids"], "attention_mask": batch["attention_mask"]}
 
     def gradients(absent: bool) -> dict[str, torch.Tensor | None]:
@@ -34,7 +34,7 @@ def test_a_share_without_pictures_takes_part_in_what_sees(method: str, tmp_path:
         seen = []
         model.model.multi_modal_projector.register_forward_hook(lambda *_: seen.append(True))
         hook = AbsentPicture(model)
-        hook.pixels = pixels if absent else None
+        hook.picture = picture if absent else None
         model(**inputs, labels=inputs["input_ids"]).loss.backward()
         hook.remove()
         assert bool(seen) == absent
