@@ -22,7 +22,7 @@ def examine(cells: Sequence[Cell], launcher: Mapping[str, Any] | None) -> list[F
     findings = hub.notice(cells)
     lost = hub.folders(cells)
     if lost:
-        return [*findings, *lost, *machine.packages(cells, launcher)]
+        return [*findings, *lost, *machine.packages(cells)]
     plan = make_plan(cells)
     to_run = set(survey(plan, store, mend=False).to_run)
     return [
@@ -30,7 +30,7 @@ def examine(cells: Sequence[Cell], launcher: Mapping[str, Any] | None) -> list[F
         *hub.hub(cells, plan, to_run),
         *room.gpus(cells, plan, to_run, launcher),
         *room.disk(cells, plan, to_run, store, launcher),
-        *machine.packages(cells, launcher),
+        *machine.packages(cells),
         *machine.compiler(cells, plan, to_run, launcher),
         *machine.slurm(launcher),
         *machine.tracking(cells),

@@ -13,7 +13,7 @@ from vlsafe.report.text import printable
 
 State = Literal["fine", "note", "missing"]
 MARKS = {"fine": ("✓", "green"), "note": ("•", "yellow"), "missing": ("✗", "red")}
-NARROW = 40  # columns of `what` at most
+WIDE, MOST = 100, 40  # columns from which `what` has a column of its own, and what that has at most
 
 
 class Finding(NamedTuple):
@@ -31,16 +31,20 @@ def gigabytes(size: float) -> str:
 
 
 def show(findings: Sequence[Finding], console: Console) -> None:
+    """What was looked at beside what was found, on a narrow terminal above it."""
+    wide = console.width >= WIDE
     table = Table(box=None, pad_edge=False, show_header=False, padding=(0, 2, 0, 0))
     table.add_column(width=1)
-    table.add_column(max_width=NARROW, overflow="fold")
+    if wide:
+        table.add_column(max_width=MOST, overflow="fold")
     table.add_column(overflow="fold", ratio=1)
     for finding in findings:
         mark, style = MARKS[finding.state]
         said = Text(printable(finding.found))
         if finding.mend:
             said.append(f"\n→ {printable(finding.mend)}", style=style)
-        table.add_row(Text(mark, style=style), Text(printable(finding.what)), said)
+        what = Text(printable(finding.what), style="bold")
+        table.add_row(Text(mark, style=style), *([what, said] if wide else [what + Text("\n", style="not bold") + said]))
     console.print(table)
 
 

@@ -14,6 +14,8 @@ from vlsafe.sources import UNRESOLVED, Source, page
 from vlsafe.stand_in.notice import NOTICE
 
 GATED = ("meta-llama/",)  # organisations whose models are all behind terms; data sets and benchmarks say it themselves
+# Repositories whose weights are pickled at the commits that our options name, and so are not read there.
+PICKLED = ("openai/clip-vit-large-patch14-336", "lmsys/vicuna-7b-v1.5", "allenai/tulu-2-7b", "ys-zong/llava-v1.5-7b-Posthoc-lora")
 
 
 def sources(cells: Sequence[Cell]) -> dict[str, tuple[str, Source, Any]]:
@@ -45,9 +47,7 @@ def ids_in(spec: Any) -> Iterator[str]:
 def folders(cells: Sequence[Cell]) -> list[Finding]:
     """Those that are named and not there: without them nothing can be planned."""
     return [
-        Finding(
-            "missing", source.folder or "", f"{where}: there is no such file or folder", f"set {where}.folder to where it is"
-        )
+        Finding("missing", source.folder or "", f"{where}: there is no such file or folder", f"set {setting(where)}.folder to where it is")
         for where, source, _ in sources(cells).values()
         if source.folder is not None and source.path is not None and not source.path.exists()
     ]
@@ -69,12 +69,20 @@ def at_hub(where: str, source: Source, owner: Any) -> Finding:
     name, found = str(source.id), cached(source)
     pinned = source.revision not in (None, UNRESOLVED)
     repository = f"{source.id}{' --repo-type dataset' if source.kind == 'dataset' else ''}"
-    pin = "" if pinned else f"; pin it with {where}.revision=COMMIT"
+    pin = "" if pinned else f"; pin it with {setting(where)}.revision=COMMIT"
+    page_of = str(getattr(owner, "page", ""))
+    if page_of.startswith("https://github.com/"):
+        return Finding("missing", name, f"{where}: is not on the hub, and no folder is named",
+                       f"git clone {page_of} FOLDER, then {setting(where)}.folder=FOLDER")  # fmt: skip
+    if name in PICKLED:
+        return Finding("missing", name, f"{where}: its weights are pickled there, which is not read",
+                       f"hf download {name} --local-dir pickled; python -m vlsafe.model.convert pickled MIRROR/{name}; then"
+                       " local=MIRROR")  # fmt: skip
     if found is not None:
         if pinned:
             return Finding("fine", name, f"{where}: in the hub's cache at {source.revision}")
         return Finding("note" if not offline() else "missing", name, f"{where}: in the hub's cache, but at no pinned commit",
-                       f"set {where}.revision={found.name}")  # fmt: skip
+                       f"set {setting(where)}.revision={found.name}")  # fmt: skip
     if offline():
         return Finding("missing", name, f"{where}: not here, and HF_HUB_OFFLINE is set",
                        f"hf download {repository} where there is a network, or local=FOLDER with {name} below it")  # fmt: skip
@@ -87,6 +95,11 @@ def at_hub(where: str, source: Source, owner: Any) -> Finding:
     return Finding("note", name, f"{where}: comes from the hub on the first run{pin}", f"hf download {repository}")
 
 
+def setting(where: str) -> str:
+    """The override's name: a benchmark's own settings stand under eval.settings."""
+    return where.replace("eval: ", "+eval.settings.")
+
+
 def gated(source: Source, owner: Any) -> bool:
     said = getattr(owner, "gated", None)
     return bool(said) if isinstance(said, bool) else str(source.id).startswith(GATED)
@@ -96,14 +109,10 @@ def elsewhere(where: str, owner: Any) -> list[Finding]:
     """LLaVA-Instruct's pictures lie on the sites of five other data sets."""
     if getattr(owner, "component_name", "") != "llava_instruct" or owner.images is not None:
         return []
-    setting = where.rpartition(".")[0]
+    name = where.rpartition(".")[0]
     return [
-        Finding(
-            "missing",
-            "pictures of LLaVA-Instruct",
-            f"{setting}: they are not on the hub, and no folder is named",
-            f"download them as docs/data.md says, then {setting}.images={{folder: /path}}",
-        )  # fmt: skip
+        Finding("missing", "pictures of LLaVA-Instruct", f"{name}: they are not on the hub, and no folder is named",
+                f"download them as docs/data.md says, then {name}.images={{folder: /path}}")  # fmt: skip
     ]
 
 

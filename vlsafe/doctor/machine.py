@@ -23,16 +23,13 @@ from vlsafe.train.deepspeed import check_compiler
 CORE = ("torch", "transformers", "trl", "peft", "accelerate", "datasets", "safetensors", "huggingface_hub", "PIL")
 
 
-def packages(cells: Sequence[Cell], launcher: Mapping[str, Any] | None) -> list[Finding]:
+def packages(cells: Sequence[Cell]) -> list[Finding]:
     wanted = dict.fromkeys(CORE, "make setup (or pip install --editable .)")
     if deepspeed_settings(cells[0]) is not None:
         wanted["deepspeed"] = "pip install deepspeed (Linux only), or set deepspeed=none"
     name = cells[0].components["tracking"].component_name
     if name in ("wandb", "trackio"):
         wanted[name] = f"pip install {name}, or set tracking=none"
-    if any("llama" in str(getattr(getattr(cell.components["model"], "llm", None), "id", "")).lower() for cell in cells):
-        wanted["sentencepiece"] = "pip install sentencepiece"
-    del launcher
     lost = {module: mend for module, mend in wanted.items() if importlib.util.find_spec(module) is None}
     findings = [Finding("missing", f"package {module}", "is not installed", mend) for module, mend in lost.items()]
     if not findings:

@@ -81,7 +81,8 @@ def write(source: Source, root: Path, where: str) -> None:
     with tempfile.TemporaryDirectory(dir=root, prefix=".") as scratch:
         made = Path(scratch) / "made"
         made.mkdir()
-        known[str(source.id)](made)
+        for writer in known[str(source.id)]:
+            writer(made)
         try:
             made.rename(target)
         except OSError:
@@ -90,10 +91,14 @@ def write(source: Source, root: Path, where: str) -> None:
             shutil.rmtree(made)  # another command was faster
 
 
-def writers() -> dict[str, Callable[[Path], None]]:
-    """hub id → what writes its stand-in into an empty folder"""
+def writers() -> dict[str, list[Callable[[Path], None]]]:
+    """hub id → what writes its stand-in: one repository may hold a data set and a benchmark."""
     from vlsafe.stand_in.benchmarks import BENCHMARKS
     from vlsafe.stand_in.models import MODELS
     from vlsafe.stand_in.sets import SETS
 
-    return {**MODELS, **SETS, **BENCHMARKS}
+    found: dict[str, list[Callable[[Path], None]]] = {}
+    for registry_of in (MODELS, SETS, BENCHMARKS):
+        for id, writer in registry_of.items():
+            found.setdefault(id, []).append(writer)
+    return found
