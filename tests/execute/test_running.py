@@ -28,6 +28,9 @@ def act(events: str, moves: list[tuple[str, str]]) -> None:
     for move, what in moves:
         if move == "wait":
             time.sleep(float(what))
+        elif move == "hears":  # goes on once another has said that, however late it was started
+            while what not in Path(events).read_text():
+                time.sleep(0.01)
         elif move == "signal":
             os.kill(os.getpid(), int(what))
         elif move == "exit":
@@ -85,8 +88,8 @@ def test_a_reason_that_was_given_first_stands_and_a_rank_that_hangs_is_killed(en
 
 def test_an_abort_that_follows_is_not_the_cause(ended: Act) -> None:
     stages, _ = ended(
-        [("running", ""), ("wait", "0.3"), ("failed", GLOO), ("signal", str(int(signal.SIGABRT)))],
-        [("wait", "0.1"), ("failed", "rank 1: no tokens"), ("exit", "1")],
+        [("running", ""), ("hears", "no tokens"), ("failed", GLOO), ("signal", str(int(signal.SIGABRT)))],
+        [("hears", "running"), ("failed", "rank 1: no tokens"), ("exit", "1")],
     )
     assert stages["generate/b"].error == "rank 1: no tokens"
 
