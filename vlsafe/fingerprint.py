@@ -12,7 +12,7 @@ from vlsafe.errors import SourceError
 from vlsafe.files import read_json, sha256, write_json
 from vlsafe.keys import digest
 
-PICTURES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff")
+PICTURES = (".jpg", ".jpeg", ".png", ".webp", ".gif")  # compressed, so that another picture has another size
 TOLD = 2 * 10**9  # bytes: reading more than this is said
 MANY = 10_000  # files: a folder with more is looked through once by a command, which asks for every cell
 _many: dict[Path, str] = {}

@@ -194,16 +194,17 @@ def _plan_role(plan: Plan, cell: Cell, name: str, parents: Mapping[str, str]) ->
             label = f"{option} (unaligned)"
             return _stage(plan, "model", spec, settings, parents, label, (label, model.unaligned_cost_units))
         return _stage(plan, "model", {"model": spec_of(model)}, settings, parents, option, (option, units(model)))
-    reads_data = role.joint or (adaptation if role.stage == "adaptation" else tuning).reads_data
-    groups = {"data": data} if reads_data else {}
+    groups: dict[str, Any] = {}
     if role.stage == "adaptation" or role.joint:
         groups["adaptation"] = adaptation
     if role.stage == "safety_tune":
         groups["safety_tune"] = tuning
-    if reads_data:
-        groups["data"] = data = data.used(purposes(groups))
+    asked = purposes(groups)
+    if asked != ():  # a released model asks for no rows
+        groups = {"data": data.used(asked), **groups}
+        data = groups["data"]
     spec = {group: spec_of(component) for group, component in groups.items()}
-    if reads_data:
+    if "data" in groups:
         spec |= data.fingerprints() | {"data": data.spec_for(role.stage, role.joint)}
     if "adaptation" in groups:
         spec |= adaptation.filter_spec()

@@ -217,6 +217,16 @@ def test_a_released_model_that_does_not_fit_is_refused(hub: Hub, released: Any, 
         publish(stage, adapted, Source(folder=str(folder)))
     with pytest.raises(CheckError, match="no vision-language model"):
         publish(stage, adapted, hub(LLAMA2))
+    folder = released()
+    path = folder / "config.json"
+    config = json.loads(path.read_text())
+    for inner, name, value, said in (
+        ("vision_config", "hidden_act", "gelu_new", "the hidden_act of its tower is gelu_new"),
+        ("text_config", "rope_parameters", {"rope_type": "linear", "rope_theta": 10000.0, "factor": 4.0}, "rope_parameters"),
+    ):
+        path.write_text(json.dumps(config | {inner: config[inner] | {name: value}}))
+        with pytest.raises(CheckError, match=said):
+            publish(stage, adapted, Source(folder=str(folder)))
 
 
 def test_released_stages_stand_only_where_they_were_made(hub: Hub) -> None:
@@ -252,6 +262,13 @@ def test_adapters_are_added_to_the_model_before_them(stage: Stage, adapted: Path
         assert torch.allclose(delta, added.get(name, torch.zeros_like(delta)), atol=2e-2), name
     assert ctx.facts["adapted_layers"] == 2
     load_model(ctx.out, "cpu")
+
+
+def test_what_was_trained_beside_the_adapters_is_not_left_out(stage: Stage, adapted: Path, tmp_path: Path) -> None:
+    write_adapter(tmp_path / "adapter", adapted)
+    (tmp_path / "adapter" / "non_lora_trainables.bin").write_bytes(b"never read")
+    with pytest.raises(CheckError, match=r"non_lora_trainables\.bin holds what was trained beside the adapters"):
+        publish(stage, adapted, Source(folder=str(tmp_path / "adapter")))
 
 
 @pytest.mark.parametrize(

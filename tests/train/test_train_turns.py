@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import random
 from typing import Any
 
@@ -153,3 +154,15 @@ def test_a_source_of_which_nothing_is_learned_stops_the_run(processor: Any) -> N
     encoded = Encoder(processor, limit=16).encode(rows)
     with pytest.raises(CheckError, match=r"source 'long' has no supervised token .2 rows were too long and dropped"):
         check_supervised(encoded, "instruct")
+
+
+def test_a_template_that_renders_one_kind_of_prompt_otherwise_once_it_is_answered_is_refused(processor: Any) -> None:
+    """Else the answer's first words would be cut off: the model would learn the rest of it."""
+    changed = copy.copy(processor)
+    whole = "{% set alone = messages[-1]['role'] != 'assistant' and messages[0]['content'][0]['text'] == 'w7' %}"
+    changed.chat_template = whole + "{% if alone %}w1 w2 w3 {% endif %}" + processor.chat_template
+    rows = talk(3, 1, seed=3)
+    Encoder(changed).encode(rows)  # the others are as they are
+    rows[1]["prompt"] = [tiny.message("user", "w7", False)]
+    with pytest.raises(CheckError, match="row 1: the chat template renders the prompt otherwise when an answer follows"):
+        Encoder(changed).encode(rows)

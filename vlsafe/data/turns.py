@@ -37,6 +37,14 @@ def marks(asked: Sequence[str], told: Sequence[str], end: str, where: str) -> tu
                 )
             whole += question[len(told[k - 1]) :]
         cut.append(whole)
+        if not answered.startswith(question):
+            same = next((i for i, (a, b) in enumerate(zip(question, answered, strict=False)) if a != b), len(answered))
+            raise CheckError(
+                f"{where}: the chat template renders the prompt otherwise when an answer follows: after"
+                f" {question[:same][-60:]!r} the prompt has {question[same:][:60]!r}, with the answer"
+                f" {answered[same:][:60]!r}; the model would be trained on another prompt than it is asked:"
+                " use a chat template whose generation prompt begins the answer's turn"
+            )
         answer = answered[len(question) :].rstrip()
         ended = answer.endswith(end)
         by_template = by_template and ended

@@ -79,6 +79,7 @@ def at_hub(where: str, source: Source, owner: Any) -> Finding:
     name, found = str(source.id), cached(source)
     pinned = source.revision not in (None, UNRESOLVED)
     repository = f"{source.id}{' --repo-type dataset' if source.kind == 'dataset' else ''}"
+    repository += f" --revision {source.revision}" if pinned else ""
     pin = "" if pinned else f"; pin it with {setting(where)}.revision=COMMIT"
     page_of = str(getattr(owner, "page", ""))
     if page_of.startswith("https://github.com/"):

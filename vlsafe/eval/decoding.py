@@ -75,9 +75,24 @@ def close() -> None:
             torch.cuda.empty_cache()
 
 
-def _load(folder: Path, device: str, dtype: str | None) -> Session:
+def make_greedy(model: Any, tokenizer: Any, where: str, **more: Any) -> None:
+    """Nothing of a model's own generation settings (a temperature, a repetition penalty) stays but its end-of-text tokens: it
+    would be merged into ours, and change the scores. Raises `CheckError` where there is none."""
     from transformers import GenerationConfig
 
+    ends = model.generation_config.eos_token_id
+    ends = tokenizer.eos_token_id if ends is None else ends
+    if ends is None:
+        raise CheckError(f"{where}: neither tokenizer nor generation_config.json names an end-of-text token: set eos_token_id")
+    pad = tokenizer.pad_token_id
+    if pad is None:
+        pad = ends[0] if isinstance(ends, list) else ends
+    model.generation_config = GenerationConfig(
+        do_sample=False, num_beams=1, use_cache=True, eos_token_id=ends, pad_token_id=pad, **more
+    )
+
+
+def _load(folder: Path, device: str, dtype: str | None) -> Session:
     from vlsafe.model.load import load_model, load_processor, template_hash
 
     model, processor = load_model(folder, device, dtype), load_processor(folder)
@@ -87,18 +102,7 @@ def _load(folder: Path, device: str, dtype: str | None) -> Session:
         raise CheckError(
             f"{folder}: holds a {type(model).__name__} and a {type(processor).__name__}: they don't belong together"
         )
-    tokenizer = processor.tokenizer
-    ends = model.generation_config.eos_token_id
-    ends = tokenizer.eos_token_id if ends is None else ends
-    if ends is None:
-        raise CheckError(f"{folder}: neither tokenizer nor generation_config.json names an end-of-text token: set eos_token_id")
-    pad = tokenizer.pad_token_id
-    if pad is None:
-        pad = ends[0] if isinstance(ends, list) else ends
-    # A model's own settings (a temperature, a repetition penalty) would be merged into ours, and change the scores.
-    model.generation_config = GenerationConfig(
-        do_sample=False, num_beams=1, use_cache=True, eos_token_id=ends, pad_token_id=pad
-    )
+    make_greedy(model, processor.tokenizer, str(folder))
     return Session(model, processor, device, template_hash(processor))
 
 

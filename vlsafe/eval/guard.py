@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
-from vlsafe.errors import CheckError, StageInterrupted
+from vlsafe.errors import StageInterrupted
 from vlsafe.stage import never, no_progress
 
 if TYPE_CHECKING:
@@ -50,8 +50,6 @@ def parse(answer: str) -> Verdict:
 
 def open_guard(source: Source, device: Literal["auto", "cpu", "cuda"]) -> Guard:
     """The model, kept until `close`; before it is loaded the model that answered is let go, since both may not fit."""
-    from transformers import GenerationConfig
-
     from vlsafe.eval import decoding
     from vlsafe.model.load import load_model, load_processor, pick_device, template_hash
 
@@ -62,17 +60,9 @@ def open_guard(source: Source, device: Literal["auto", "cpu", "cuda"]) -> Guard:
         decoding.close()
         model, tokenizer = load_model(folder, where), load_processor(folder)
         template_hash(tokenizer)  # raises where there is none
-        ends = model.generation_config.eos_token_id
-        ends = tokenizer.eos_token_id if ends is None else ends
-        if ends is None:
-            raise CheckError(f"{source.where()}: neither tokenizer nor generation_config.json names an end-of-text token")
-        pad = tokenizer.pad_token_id
-        if pad is None:
-            pad = ends[0] if isinstance(ends, list) else ends
-            tokenizer.pad_token = tokenizer.convert_ids_to_tokens(pad)
-        model.generation_config = GenerationConfig(
-            do_sample=False, num_beams=1, use_cache=True, eos_token_id=ends, pad_token_id=pad, max_new_tokens=NEW_TOKENS
-        )
+        decoding.make_greedy(model, tokenizer, source.where(), max_new_tokens=NEW_TOKENS)
+        if tokenizer.pad_token_id is None:
+            tokenizer.pad_token = tokenizer.convert_ids_to_tokens(model.generation_config.pad_token_id)
         longest = int(getattr(model.config, "max_position_embeddings", 0) or 2**30) - NEW_TOKENS
         _opened[folder, where] = Guard(model, tokenizer, where, longest)
     return _opened[folder, where]

@@ -36,5 +36,5 @@ def run_stage(kind: str, settings: Mapping[str, Any], ctx: StageContext) -> None
 
 
 def training_data(settings: Mapping[str, Any]) -> Any:
-    """None for a stage that reads none (`reads_data`)."""
+    """None for a stage that asks for no rows."""
     return make("data", settings["data"]) if "data" in settings else None

@@ -44,6 +44,12 @@ def add_adapters(model: Lvlm, folder: Path, where: str) -> int:
                 f"{where}: {ADAPTER} has {name}={config[name]}, which is not understood here: load model and adapters with "
                 "peft, call merge_and_unload(), save the result, and set safety_tune.source.folder to it"
             )
+    beside = next(iter(sorted(folder.glob("non_lora_trainables.*"))), None)
+    if beside is not None:
+        raise CheckError(
+            f"{where}: {beside.name} holds what was trained beside the adapters (LLaVA's projector), which is not read: merge"
+            " them with LLaVA's scripts/merge_lora_weights.py, and set safety_tune.source.folder to the result"
+        )
     if not (folder / WEIGHTS).is_file():
         raise CheckError(f"{where}: no {WEIGHTS} there; adapters are read from safetensors only: save them again with peft")
     checkpoint = open_file(folder / WEIGHTS)

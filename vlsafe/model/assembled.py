@@ -21,7 +21,16 @@ Dtype = Literal["as_stored", "fp32", "bf16", "fp16"]
 TORCH_NAMES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
 # What is needed of a repository: pickled weights never are.
 LICENCES = ("LICENSE*", "NOTICE*", "USE_POLICY*")
-FILES = ("*.json", "model*.safetensors", "adapter_model.safetensors", "*.model", "*.txt", "*.jinja", *LICENCES)
+FILES = (
+    "*.json",
+    "model*.safetensors",
+    "adapter_model.safetensors",
+    "non_lora_trainables.*",
+    "*.model",
+    "*.txt",
+    "*.jinja",
+    *LICENCES,
+)
 TEMPLATE = "model.chat_template"
 
 

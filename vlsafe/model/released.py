@@ -201,9 +201,21 @@ def same_text_settings(one: Any, other: Any, whose: str, others: str) -> None:
         x, y = getattr(a, name, None), getattr(b, name, None)
         if None not in (x, y) and x != y:
             raise CheckError(f"{whose} has {name}={x} and {others} has {y}: they are not of one architecture")
-    thetas = [(getattr(c, "rope_parameters", None) or {}).get("rope_theta") for c in (a, b)]
-    if None not in thetas and thetas[0] != thetas[1]:
-        raise CheckError(f"{whose} has rope_theta={thetas[0]} and {others} has {thetas[1]}: they are not of one architecture")
+    ropes = [_positions(c) for c in (a, b)]
+    if all(ropes) and ropes[0] != ropes[1]:
+        raise CheckError(
+            f"{whose} has rope_parameters={ropes[0]} and {others} has {ropes[1]}: they are not of one architecture"
+        )
+
+
+def _positions(config: Any) -> dict[str, Any]:
+    """How positions are encoded in text. Sections for rows and columns (mrope) change pictures alone."""
+    rope = dict(getattr(config, "rope_parameters", None) or {})
+    sections = rope.pop("mrope_section", None)
+    if rope.get("rope_type") == "mrope" or rope.get("type") == "mrope" or sections is not None:
+        rope["rope_type"] = "default"
+    rope.pop("type", None)
+    return rope
 
 
 def write_lvlm(

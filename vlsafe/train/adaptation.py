@@ -22,7 +22,6 @@ class Adaptation(Component):
     """Base of the group `adaptation`: from the artifact `ctx.parents["model"]` to a model artifact in `ctx.out`."""
 
     trains: ClassVar[bool] = True  # false: there is no such stage
-    reads_data: ClassVar[bool] = True  # false: no training rows are needed, and none are in the key
     filter: str | None = None  # the judge that reads the rows before training
     local: str | None = None  # the mirror that its model may be read from
     save_dtype: SaveDtype = "parent"  # of the weights that are published
@@ -58,7 +57,7 @@ class Adaptation(Component):
         return {}
 
     def purposes(self) -> tuple[Purpose, ...] | None:
-        """What rows are asked of `data` for; None where that isn't said."""
+        """What rows are asked of `data` for: those alone are in the key. None where that isn't said."""
         return None
 
     def phases(self, data: TrainingData, more_rows: int = 0, more: Sequence[Any] = ()) -> list[Phase]:

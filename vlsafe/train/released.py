@@ -7,9 +7,9 @@ the two can be merged, and writes it once in our layout.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, Literal
 
-from vlsafe.data.rows import TrainingData
+from vlsafe.data.rows import Purpose, TrainingData
 from vlsafe.errors import CheckError, ConfigError
 from vlsafe.model.assembled import FILES, Dtype, copy_licences
 from vlsafe.registry import register
@@ -32,8 +32,6 @@ class ReleasedAdaptation(Adaptation):
     `vocabulary`: where the parent has more rows, `parent_rows` takes the last ones from it; `exact` is an error.
     """
 
-    reads_data: ClassVar[bool] = False
-
     source: Source
     dtype: Dtype = "as_stored"
     vocabulary: Rows = "exact"
@@ -41,6 +39,9 @@ class ReleasedAdaptation(Adaptation):
     @property
     def cost_units(self) -> float:
         return 1.0
+
+    def purposes(self) -> tuple[Purpose, ...]:
+        return ()
 
     def check_order(self, order: str) -> None:
         if order != "after":
@@ -61,8 +62,6 @@ class ReleasedTuning(SafetyTune):
     `vocabulary` as in adaptation=checkpoint.
     """
 
-    reads_data: ClassVar[bool] = False
-
     source: Source
     dtype: Dtype = "as_stored"
     vocabulary: Rows = "exact"
@@ -71,6 +70,9 @@ class ReleasedTuning(SafetyTune):
     @property
     def cost_units(self) -> float:
         return 1.0
+
+    def purposes(self) -> tuple[Purpose, ...]:
+        return ()
 
     def check(self) -> None:
         if self.order != "after":
@@ -142,11 +144,11 @@ def check_fits(model: Lvlm, parent: Lvlm) -> None:
         if shape != parent.shapes[name] and not (name in VOCABULARY and shape[1:] == parent.shapes[name][1:]):
             raise CheckError(f"{pair}: '{name}' is {shape} in it and {parent.shapes[name]} there")
     same_text_settings(model.config, parent.config, model.where, parent.where)
-    for name in ("image_token_id", "vision_feature_layer", "vision_feature_select_strategy"):
+    for name in ("image_token_id", "vision_feature_layer", "vision_feature_select_strategy", "projector_hidden_act"):
         mine, theirs = getattr(model.config, name, None), getattr(parent.config, name, None)
         if mine != theirs:
             raise CheckError(f"{pair}: its {name} is {mine}, and there it is {theirs}")
-    for name in ("model_type", "image_size", "patch_size"):
+    for name in ("model_type", "image_size", "patch_size", "num_attention_heads", "hidden_act", "layer_norm_eps"):
         mine, theirs = (getattr(x.config.vision_config, name, None) for x in (model, parent))
         if mine != theirs:
             raise CheckError(f"{pair}: the {name} of its tower is {mine}, and there it is {theirs}")

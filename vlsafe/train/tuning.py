@@ -28,7 +28,6 @@ class SafetyTune(Component):
     """Base of the group `safety_tune`: from the artifact `ctx.parents["model"]` to a model artifact in `ctx.out`."""
 
     trains: ClassVar[bool] = True  # false: there is no such stage
-    reads_data: ClassVar[bool] = True  # false: no training rows are needed, and none are in the key
     order: Order
     save_dtype: SaveDtype = "parent"  # of the weights that are published
 
@@ -44,7 +43,7 @@ class SafetyTune(Component):
         """Raises `ConfigError` where a model without pictures can't be tuned so: called when cells are composed."""
 
     def purposes(self) -> tuple[Purpose, ...] | None:
-        """What rows are asked of `data` for; None where that isn't said."""
+        """What rows are asked of `data` for: those alone are in the key. None where that isn't said."""
         return None
 
     def joint_spec(self) -> dict[str, Any]:

@@ -27,7 +27,7 @@ from vlsafe.errors import CheckError
 from vlsafe.registry import register
 from vlsafe.sources import DataSource
 
-HUB = DataSource("ys-zong/VLGuard")
+HUB = DataSource("ys-zong/VLGuard", "b0be37a1ab7accb14e10d6a0ec3ce62cfaff2d46")  # as the benchmark
 SAFE = {"safe_instruction", "unsafe_instruction"}
 
 
