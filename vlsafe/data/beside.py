@@ -20,7 +20,7 @@ from vlsafe.data.pictures import Album, check_name
 from vlsafe.data.tables import CsvTable, open_table
 from vlsafe.errors import CheckError
 from vlsafe.files import read_json, write_json
-from vlsafe.fingerprint import MANY, PICTURES, TOLD, cache_folder, contents, fingerprint
+from vlsafe.fingerprint import PICTURES, TOLD, cache_folder, contents, fingerprint
 from vlsafe.keys import digest
 
 AlbumName = Literal["images", "train", "test"]
@@ -31,7 +31,8 @@ TABLES = (".jsonl", ".ndjson", ".json", ".parquet", ".csv")
 RULE = 1  # raise it when other names are found in the same file, so that what was remembered is not used
 # Up to both of these pictures are read, since small drawn ones often have one size; of more, size alone counts, as in a folder.
 FEW, LIGHT = 1_000, 200_000_000  # pictures, bytes
-_many: dict[Path, str] = {}
+OFTEN = 100  # names: a file with more is looked after once by a command, which asks for every cell
+_often: dict[tuple[Path, str], str] = {}
 
 
 class Found(NamedTuple):
@@ -55,8 +56,8 @@ def fingerprint_rows(path: Path) -> str:
     if path.is_dir() or path.suffix.lower() not in TABLES:
         return own
     path = path.absolute()
-    if path in _many:
-        return _many[path]
+    if (path, own) in _often:
+        return _often[path, own]
     names = remembered(path, own)
     found = beside(path.parent, names)
     if not found:
@@ -65,8 +66,8 @@ def fingerprint_rows(path: Path) -> str:
     sizes = {p.label: f"size {p.size}" for p in found if p.label.lower().endswith(PICTURES) and not few}
     read = contents([(p.label, Path(p.path)) for p in found if p.label not in sizes])
     key = digest([own, sorted({**sizes, **read}.items())])
-    if len(names) > MANY:
-        _many[path] = key  # a command asks for every cell
+    if len(names) > OFTEN:
+        _often[path, own] = key
     return key
 
 
