@@ -114,7 +114,7 @@ def test_file_chooses(tmp_path: Path, group: str) -> None:
 
 
 @both
-@pytest.mark.parametrize("file", ["../a.jsonl", "/etc/passwd", "data/../../a.jsonl", "", "..", "C:/a.jsonl"])
+@pytest.mark.parametrize("file", ["../a.jsonl", "/etc/passwd", "data/../../a.jsonl", "", "..", "C:/a.jsonl", "a**.jsonl"])
 def test_a_file_that_leads_out_of_its_folder_is_refused(tmp_path: Path, group: str, file: str) -> None:
     filled(tmp_path, "a.jsonl", "set/b.jsonl")
     with pytest.raises(ConfigError, match="must be the name of a file below the source's folder"):

@@ -29,7 +29,9 @@ def check_file(file: str | None) -> None:
         return
     try:
         check_name(file, "file")
-    except CheckError:
+        if any("**" in part and part != "**" for part in PurePosixPath(file).parts):
+            raise ValueError("** is a whole part of a path")
+    except (CheckError, ValueError):
         raise ConfigError(
             f"file={file!r}: must be the name of a file below the source's folder, or a pattern (train-*.parquet); what lies"
             " elsewhere is named by source: {folder: …}"
