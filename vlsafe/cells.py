@@ -124,6 +124,8 @@ def make_cell(config: Mapping[str, Any], choices: Mapping[str, str]) -> Cell:
     data.check_purposes(asked or ())
     components["data"] = at_home(data.used(asked), run)
     components["eval"].check_model(components["model"])
+    for part in [components["data"], *(at_home(benchmark, run) for benchmark in components["eval"].build())]:
+        part.check_files()
     adaptation, tuning = components["adaptation"], components["safety_tune"]
     if tuning.trains:
         adaptation.check_order(tuning.order)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from vlsafe.errors import SourceError
@@ -29,16 +29,27 @@ def fingerprint(path: Path) -> str:
     files = [("", path)] if path.is_file() else sorted(_below(path, ""))
     if not files:
         raise SourceError(f"{path}: the folder is empty")
-    cache = _Cache()
-    unread = sum(f.stat().st_size for name, f in files if not _picture(name) and cache.known(f) is None)
-    if unread > TOLD:
-        print(f"reading {unread / 1e9:.1f} GB below {path} once, to know what is in it", file=sys.stderr)
-    listed = [[name, f"size {f.stat().st_size}" if _picture(name) else cache.content(f)] for name, f in files]
-    cache.keep()
-    found = digest(listed)
+    read = contents([(name, f) for name, f in files if not _picture(name)])
+    found = digest([[name, read[name] if name in read else f"size {f.stat().st_size}"] for name, f in files])
     if len(files) > MANY:
         _many[path] = found
     return found
+
+
+def contents(files: Sequence[tuple[str, Path]]) -> dict[str, str]:
+    """The hash of each file's content, by the name that it is given; a file that hasn't changed is not read again."""
+    cache = _Cache()
+    unread = sum(f.stat().st_size for _, f in files if cache.known(f) is None)
+    if unread > TOLD:
+        print(f"reading {unread / 1e9:.1f} GB once, {files[0][1]} first, to know what is in it", file=sys.stderr)
+    read = {name: cache.content(f) for name, f in files}
+    cache.keep()
+    return read
+
+
+def cache_folder() -> Path:
+    base = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
+    return Path(base) / "vlsafe"
 
 
 def _picture(name: str) -> bool:
@@ -60,8 +71,7 @@ class _Cache:
     """Hashes that earlier commands took, in the user's cache folder; where that can't be written, each command reads again."""
 
     def __init__(self) -> None:
-        base = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
-        self.file = Path(base) / "vlsafe" / "hashes.json"
+        self.file = cache_folder() / "hashes.json"
         self.entries: dict[str, list[int | str]] = {}
         self.changed = False
         with contextlib.suppress(OSError, ValueError):

@@ -69,13 +69,18 @@ class Source:
 
     def spec(self) -> dict[str, Any]:
         """What enters a key: the content of what is local, else the id and its commit."""
-        from vlsafe.fingerprint import fingerprint
-
         if self.path is None:
             return {"id": self.id, "revision": self.revision or UNRESOLVED}
         if not self.path.exists():
             raise SourceError(f"folder={self.folder}: there is no such file or folder")
-        return {"content": fingerprint(self.path)}
+        return {"content": self.content(self.path)}
+
+    @staticmethod
+    def content(path: Path) -> str:
+        """What stands for local files in a key."""
+        from vlsafe.fingerprint import fingerprint
+
+        return fingerprint(path)
 
     def fetch(self, allow: Sequence[str] | None = None) -> Path:
         """The local folder (or file), downloaded where it has to be; `allow` are the patterns of the files that are needed.
@@ -97,9 +102,15 @@ class Source:
 
 @dataclass(frozen=True)
 class DataSource(Source):
-    """A data set's or a benchmark's."""
+    """A data set's or a benchmark's. A file brings the pictures beside it that its rows name."""
 
     kind: ClassVar[Kind] = "dataset"
+
+    @staticmethod
+    def content(path: Path) -> str:
+        from vlsafe.data.beside import fingerprint_rows
+
+        return fingerprint_rows(path)
 
 
 # Data sets with an id like the hub's that the hub doesn't have, and what fetches them.

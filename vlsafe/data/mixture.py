@@ -86,6 +86,11 @@ class Mixture(TrainingData):
                 if source.folder is not None and not Path(source.folder).exists():
                     raise ConfigError(f"{where}.folder={source.folder}: there is no such file or folder")
 
+    def check_files(self) -> None:
+        for purpose in PURPOSES:
+            for share in getattr(self, purpose).values():
+                share.dataset.check_files()
+
     def check_model(self, model: Component) -> None:
         if getattr(model, "world", None) is not None:
             raise ConfigError(

@@ -57,6 +57,9 @@ class TrainingData(Component):
     def check_purposes(self, purposes: Collection[Purpose]) -> None:
         """Raises `ConfigError` where there are no rows for one of the purposes that a cell trains on."""
 
+    def check_files(self) -> None:
+        """Raises where it is seen from local files' names that they can't be read: before anything runs."""
+
     def used(self, purposes: Collection[Purpose] | None) -> Self:
         """The same without what has no say in the rows for these purposes (None: all of them)."""
         return self

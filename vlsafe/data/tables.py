@@ -5,6 +5,7 @@ Memory stays flat with a million rows, and processes on one machine share what t
 
 from __future__ import annotations
 
+import csv
 import json
 import mmap
 from array import array
@@ -197,6 +198,30 @@ class Joined(Table):
     def _place(self, index: int) -> tuple[Table, int]:
         number = bisect_right(self._ends, index)
         return self.tables[number], index - (self._ends[number - 1] if number else 0)
+
+
+class CsvTable(Table):
+    """A CSV with a header, of a size that fits in memory."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        try:
+            with path.open(encoding="utf-8-sig", newline="") as file:
+                self._rows: list[dict[str, Any]] = list(csv.DictReader(file, strict=True))
+        except (csv.Error, UnicodeDecodeError) as error:
+            raise CheckError(f"{path}: is no CSV that can be read ({error})") from None
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def where(self, index: int) -> str:
+        return f"{self.path}: row {index}"
+
+    def file(self, index: int) -> Path:
+        return self.path
+
+    def row(self, index: int) -> Mapping[str, Any]:
+        return self._rows[index]
 
 
 def open_table(paths: Sequence[Path]) -> Table:

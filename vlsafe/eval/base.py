@@ -62,6 +62,9 @@ class Benchmark(Component):
         """What results call it."""
         return self.component_name
 
+    def check_files(self) -> None:
+        """Raises where it is seen from local files' names that they can't be read: before anything runs."""
+
     def items(self, limit: int | None) -> Sequence[Item]:
         """The first `limit` items of a fixed order (all of them for None): a larger limit extends a smaller one's items."""
         raise TypeError(f"{type(self).__name__} is abstract")

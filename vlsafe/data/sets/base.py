@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
-from vlsafe.data.pictures import Album, Picture, inside
+from vlsafe.data.pictures import Picture, inside
 from vlsafe.data.rows import Message, Part, Purpose
 from vlsafe.data.tables import Table
 from vlsafe.errors import CheckError
@@ -25,6 +25,9 @@ class Dataset(Component):
     gated: ClassVar[bool] = False  # its terms have to be accepted first, and HF_TOKEN set
     non_commercial: ClassVar[bool] = False
     source: DataSource
+
+    def check_files(self) -> None:
+        """Raises where it is seen from local files' names that they can't be read: before anything runs."""
 
     def rows(self, purpose: Purpose) -> Sequence[Any]:
         """Every row for a purpose that it serves, in the data set's own order: `SupervisedRow` or `PreferenceRow`, with the
@@ -94,9 +97,3 @@ def picture_of(value: Any, table: Table, index: int, name: str, told: str) -> Pi
     if not isinstance(value, str):
         raise CheckError(f"{where} must be a path or bytes, not {type(value).__name__}")
     return Picture(value, inside(table.file(index).parent, value, where))
-
-
-def album_of(folder: Path, name: str = "images") -> Album:
-    """The pictures beside a data set's file: in the folder or zip `name`, or as paths from where the file lies."""
-    root = folder.parent if folder.is_file() else folder
-    return Album([root / name, root], [root / f"{name}.zip"])

@@ -18,8 +18,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+from vlsafe.data.own import check_file, check_files, fetched
 from vlsafe.data.rows import Message, Purpose
-from vlsafe.data.sets.base import PLACEHOLDER, Dataset, Rows, files_of, picture_of
+from vlsafe.data.sets.base import PLACEHOLDER, Dataset, Rows, picture_of
 from vlsafe.data.tables import Table, open_table
 from vlsafe.errors import CheckError
 from vlsafe.registry import register
@@ -35,13 +36,18 @@ class Jsonl(Dataset):
     licence: ClassVar[str] = "yours"
 
     source: DataSource
-    file: str | None = None  # of a folder, its files: "train-*.parquet"; null: all that end in .jsonl, or .parquet, or .json
+    file: str | None = (
+        None  # of a folder, its file, or a pattern: "train-*.parquet"; null: its only one, or all parts of one set
+    )
+
+    def __post_init__(self) -> None:
+        check_file(self.file)
+
+    def check_files(self) -> None:
+        check_files(self.source, self.file)
 
     def rows(self, purpose: Purpose) -> Sequence[Any]:
-        folder = self.source.fetch(allow=None if self.file is None else [self.file])
-        patterns = [self.file] if self.file else ["*.jsonl", "*.parquet", "*.json"]
-        found = next((p for p in patterns if folder.is_dir() and list(folder.glob(p))), patterns[0])
-        table = open_table(files_of(folder, found, self.source))
+        table = open_table(fetched(self.source, self.file))
         pairs = purpose in ("preference", "helpful_preference")
         made = Rows(lambda i: row(table, i, pairs), range(len(table)))
         if len(made):

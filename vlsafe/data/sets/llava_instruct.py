@@ -17,9 +17,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+from vlsafe.data.beside import album_of
 from vlsafe.data.pictures import Album
 from vlsafe.data.rows import Purpose
-from vlsafe.data.sets.base import Dataset, Rows, album_of, file_of
+from vlsafe.data.sets.base import Dataset, Rows, file_of
 from vlsafe.data.sets.conversations import conversation
 from vlsafe.data.tables import open_table
 from vlsafe.errors import CheckError

@@ -19,6 +19,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+from vlsafe.data.beside import album_of
 from vlsafe.data.pictures import Album
 from vlsafe.data.rows import Message, Purpose, SupervisedRow
 from vlsafe.data.sets.base import Dataset, Rows, assistant, file_of, user, without_placeholder
@@ -44,8 +45,7 @@ class VLGuard(Dataset):
     def rows(self, purpose: Purpose) -> Sequence[Any]:
         folder = self.source.fetch(allow=["train.json", "train.zip"])
         table = open_table([file_of(folder, "train.json", self.source)])
-        root = folder.parent if folder.is_file() else folder
-        album = Album([root / "train", root], [root / "train.zip"])
+        album = album_of(folder, "train")
         return Rows(lambda i: row(table, i, album), range(len(table)))
 
 

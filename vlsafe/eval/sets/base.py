@@ -5,12 +5,11 @@ Rows are read and pictures looked at before a model is loaded; what is missing o
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
-from vlsafe.data.tables import Table, open_table
+from vlsafe.data.tables import CsvTable, Table, open_table
 from vlsafe.errors import CheckError
 from vlsafe.eval.base import Benchmark, Item
 from vlsafe.sources import DataSource
@@ -81,32 +80,16 @@ class Shown:
         _ = self.picture.size
 
 
-class CsvTable(Table):
-    """A CSV with a header, of a size that fits in memory."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        try:
-            with path.open(encoding="utf-8-sig", newline="") as file:
-                self._rows: list[dict[str, Any]] = list(csv.DictReader(file, strict=True))
-        except (csv.Error, UnicodeDecodeError) as error:
-            raise CheckError(f"{path}: is no CSV that can be read ({error})") from None
-
-    def __len__(self) -> int:
-        return len(self._rows)
-
-    def where(self, index: int) -> str:
-        return f"{self.path}: row {index}"
-
-    def row(self, index: int) -> Mapping[str, Any]:
-        return self._rows[index]
-
-
 def find_table(folder: Path, patterns: Sequence[str], source: DataSource) -> Table:
     """The rows of the files that match the first pattern that any matches; `folder` may be a file itself."""
     for pattern in patterns:
         paths = [folder] if folder.is_file() else sorted(folder.glob(pattern))
         if paths and paths[0].suffix == ".csv":
+            if len(paths) > 1:
+                raise CheckError(
+                    f"{source.where()}: has several CSVs ({', '.join(path.name for path in paths[:4])}), and which is meant"
+                    " isn't said: set its source's folder to that file"
+                )
             return CsvTable(paths[0])
         if paths:
             return open_table(paths)

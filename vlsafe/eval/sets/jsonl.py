@@ -8,25 +8,25 @@
 `prompt` is needed, the rest is not: `id` is else the row's number, `category` the benchmark's name. `target` is the right
 answer to a question (axis helpfulness): yes or no, the letter of an option, or words that the answer must hold. `image` is a
 path from where the file lies, or in Parquet the picture's bytes. `expects` (refuse, comply, answer) follows from the axis; a
-row that says another is an error. The file's content enters the key.
+row that says another is an error. What the file holds, and the pictures that it names, enter the key.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, ClassVar
 
+from vlsafe.data.own import check_file, check_files, fetched
 from vlsafe.data.pictures import Picture, inside
-from vlsafe.data.tables import Table
+from vlsafe.data.tables import Table, open_table
 from vlsafe.errors import CheckError, ConfigError
 from vlsafe.eval.base import Axis, Expects, Item
-from vlsafe.eval.sets.base import PublicBenchmark, Shown, find_table, text_of
+from vlsafe.eval.sets.base import PublicBenchmark, Shown, text_of
 from vlsafe.registry import register
+from vlsafe.settings import added
 from vlsafe.sources import DataSource
 
-FILES = ("*.jsonl", "*.json", "*.parquet")
 EXPECTS: Mapping[Axis, Expects] = {
     "text_safety": "refuse",
     "multimodal_safety": "refuse",
@@ -46,14 +46,18 @@ class Jsonl(PublicBenchmark):
     axis: Axis  # type: ignore[misc]
     needs_image: bool = False  # type: ignore[misc]
     title: str = "jsonl"
+    file: str | None = added(None)  # of a folder, its file, or a pattern; null: its only one, or all parts of one set
 
     def __post_init__(self) -> None:
+        check_file(self.file)
         if not self.title or not self.title.replace("-", "").replace("_", "").replace(".", "").isalnum():
             raise ConfigError(f"title={self.title!r}: must be of letters, digits, '.', '_' and '-'")
 
+    def check_files(self) -> None:
+        check_files(self.source, self.file)
+
     def read(self) -> Iterator[Item]:
-        path = self.source.fetch(allow=FILES)
-        table, root = find_table(path, FILES, self.source), path if path.is_dir() else path.parent
+        table = open_table(fetched(self.source, self.file))
         expects = EXPECTS[self.axis]
         for index in range(len(table)):
             row = table.row(index)
@@ -64,7 +68,7 @@ class Jsonl(PublicBenchmark):
             if expects == "answer" and not target:
                 raise CheckError(f"{where}: has no 'target', the right answer that axis {self.axis} asks for")
             id, category = optional(table, index, row, "id"), optional(table, index, row, "category")
-            picture = shown(table, index, row, root)
+            picture = shown(table, index, row)
             yield Item(
                 id or str(index), category or self.title, text_of(table, index, row, "prompt"), expects, target,
                 None if picture is None else Shown(picture),
@@ -80,12 +84,12 @@ def optional(table: Table, index: int, row: Mapping[str, Any], name: str) -> str
     return str(value).strip()
 
 
-def shown(table: Table, index: int, row: Mapping[str, Any], root: Path) -> Picture | None:
+def shown(table: Table, index: int, row: Mapping[str, Any]) -> Picture | None:
     value, where = row.get("image"), f"{table.where(index)}: column 'image'"
     if isinstance(value, dict):
-        value = value.get("bytes")
+        value = value.get("path") if value.get("bytes") is None else value["bytes"]
     if value is None or value == "":
         return None
     if isinstance(value, bytes):
         return Picture(where, data=value)
-    return Picture(str(value), inside(root, value, where))
+    return Picture(str(value), inside(table.file(index).parent, value, where))
