@@ -7,6 +7,7 @@ GPU never waits for it and a rank may wait for another for as long as that one h
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -18,6 +19,9 @@ T = TypeVar("T")
 OTHER_PORT = (
     "hydra/launcher=local takes another when the same command is given again; hydra/launcher=slurm has hydra.launcher.port, "
     "torchrun --master-port, deepspeed --master_port"
+)
+LOST = re.compile(
+    r"(gloo|nccl)\b.*?(connection (?:closed|reset|refused)|read error|broken pipe|remote process exited|timed? ?out)", re.I
 )
 PATIENCE = timedelta(days=30)  # a rank that died is noticed by its closed connection, not by time
 
@@ -62,6 +66,16 @@ class Ranks:
         tensor = torch.tensor(int(flag))
         torch.distributed.all_reduce(tensor, torch.distributed.ReduceOp.MAX, group=self.group)
         return bool(tensor)
+
+
+def in_words(said: str) -> str:
+    """An error's line, in words where it only tells that another rank is gone, which is nobody's first cause."""
+    lost = LOST.search(said)
+    return (
+        f"another process of this stage is gone ({lost[1].lower()}: {lost[2].lower()}); its log says what ended it"
+        if lost
+        else said
+    )
 
 
 def world_size(environment: Mapping[str, str] = os.environ) -> int:

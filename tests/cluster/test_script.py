@@ -55,7 +55,8 @@ def test_one_process_is_the_worker_and_several_meet_at_the_first_node() -> None:
     )
     several = launched(folder, Shape(2, 8, 1, 8))
     assert several == (
-        "srun --nodes=2 --ntasks=2 --ntasks-per-node=1 --cpus-per-task=8 '/py thon' -m vlsafe.cluster.node --nnodes=2 "
+        "srun --kill-on-bad-exit=1 --nodes=2 --ntasks=2 --ntasks-per-node=1 --cpus-per-task=8 "
+        "'/py thon' -m vlsafe.cluster.node --nnodes=2 "
         '--nproc-per-node=8 --master-addr="$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)" '
         f"--master-port=$((20000 + SLURM_JOB_ID % 20000)) -- {WORKER} /f/task.json"
     )

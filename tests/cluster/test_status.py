@@ -93,6 +93,8 @@ def test_what_runs_says_how_far_it_is(sweep: Given, queue: Queue, capsys: pytest
         ("PREEMPTED", {}, [("start", 0, "")], "preempted, and the site does not requeue"),
         ("FAILED", {"exit": "0:53"}, [], "set store= and outputs= to a file system that compute nodes see"),
         ("FAILED", {"exit": "137:0"}, [("start", 0, ""), ("end", 137, "")], "ended with status 137: out of memory?"),
+        ("FAILED", {"exit": "0:9"}, [("start", 0, "")], "ended with signal 9: out of memory?"),
+        ("FAILED", {"exit": "3:0"}, [("start", 0, "")], "ended with status 3; see its log"),
     ],
 )  # fmt: skip
 def test_what_failed_says_why_and_what_to_set(

@@ -16,7 +16,8 @@ from vlsafe.execute.devices import Share
 from vlsafe.execute.events import EventReader, EventWriter
 from vlsafe.execute.progress import Progress
 from vlsafe.execute.resources import Needs
-from vlsafe.execute.running import RankLog, Running
+from vlsafe.execute.running import PEER_GONE, RankLog, Running
+from vlsafe.ranks import in_words
 
 STAGES = ("generate/a", "generate/b", "judge/b")
 GLOO = "rank 1: RuntimeError: [gloo/transport/tcp/pair.cc:534] Connection closed by peer [127.0.0.1]:31337"
@@ -134,3 +135,12 @@ def test_lines_of_other_ranks_are_marked_and_none_is_lost(tmp_path: Path) -> Non
     assert log.read_text() == "main\n[rank 1] loading\n[rank 1] half a line\n"
     copied.copy(all_of_it=True)
     assert log.read_text().endswith("\n[rank 1] Traceback\n")
+
+
+def test_what_a_rank_says_of_one_that_is_gone_is_told_in_words() -> None:
+    said = (
+        "RuntimeError: [/x/third_party/gloo/gloo/transport/tcp/pair.cc:553] Connection closed by peer [127.0.0.1]:21424. GLHF!"
+    )
+    assert in_words(said) == "another process of this stage is gone (gloo: connection closed); its log says what ended it"
+    assert in_words("OSError: Connection refused") == "OSError: Connection refused"
+    assert PEER_GONE.search(in_words(said))  # a signal that ended another rank still outweighs it

@@ -10,19 +10,20 @@ S=$VLSAFE_SLURM
 export SLURM_CONF=$S/slurm.conf PATH=$PATH:/usr/sbin:/sbin
 HOST=$(hostname -s) USER_NAME=$(id -un)
 ACCOUNTING=${VLSAFE_SLURM_ACCOUNTING:-1}
-DAEMONS="slurmd slurmctld slurmdbd mariadbd munged"   # in the order in which they stop
+SECOND=${HOST}x   # the name of a second node, on this same machine: its slurmd listens on another port
+DAEMONS="slurmd.second slurmd slurmctld slurmdbd mariadbd munged"   # in the order in which they stop; a program is named up to the dot
 unset SLURM_JOB_ID SLURM_JOBID SLURM_CLUSTERS SBATCH_PARTITION  # up.sh may be called from within another Slurm's job
 
 # The process that this script started under that name: a pid file alone could name another's process by now.
 alive() {
-  local pid; pid=$(cat "$S/pids/$1" 2>/dev/null) && [ -n "$pid" ] && [ "$(cat "/proc/$pid/comm" 2>/dev/null)" = "$1" ] &&
+  local pid; pid=$(cat "$S/pids/$1" 2>/dev/null) && [ -n "$pid" ] && [ "$(cat "/proc/$pid/comm" 2>/dev/null)" = "${1%%.*}" ] &&
     tr '\0' '\n' 2>/dev/null < "/proc/$pid/environ" | grep -qxF "VLSAFE_SLURM=$S"
 }
 
 start() { # NAME ARGUMENTS...: in the foreground of a session of its own, so that its pid is known before it has done anything
   local name=$1; shift
   alive "$name" && return
-  setsid "$name" "$@" > "$S/$name.out" 2>&1 < /dev/null 9>&- &
+  setsid "${name%%.*}" "$@" > "$S/$name.out" 2>&1 < /dev/null 9>&- &
   echo $! > "$S/pids/$name"
 }
 
@@ -34,7 +35,7 @@ await() { # SECONDS DAEMON COMMAND...: until the command succeeds, the daemon en
     sleep 0.2
   done
   echo "up.sh: $name is not ready; the end of its output ($S/$name.out, $S/$name.log):" >&2
-  tail -n 8 "$S/$name.out" "$S/$name.log" >&2 2>/dev/null || true
+  tail -n 8 "$S/$name.out" "$S/${name%%.*}"*.log >&2 2>/dev/null || true
   return 1
 }
 
@@ -56,11 +57,12 @@ PY
 }
 
 configure() {
-  local ctld slurmd dbd db cpus memory accounting
-  read -r ctld slurmd dbd db <<< "$(free_ports 4)"
+  local ctld slurmd second dbd db cpus memory accounting node
+  read -r ctld slurmd second dbd db <<< "$(free_ports 5)"
   # At least four CPUs to schedule on, also where there are two cores: what is tested is the order of jobs, not their speed.
   cpus=$(nproc); [ "$cpus" -ge 4 ] || cpus=4
   memory=$(($(awk '/MemTotal/ {print $2}' /proc/meminfo) / 1024 * 9 / 10))
+  node="NodeAddr=127.0.0.1 CPUs=$cpus Boards=1 SocketsPerBoard=1 CoresPerSocket=$cpus ThreadsPerCore=1 RealMemory=$memory State=UNKNOWN"
   accounting="JobAcctGatherType=jobacct_gather/none
 AccountingStorageType=accounting_storage/none"
   [ "$ACCOUNTING" = 0 ] || accounting="JobAcctGatherType=jobacct_gather/linux
@@ -100,18 +102,20 @@ MinJobAge=3600
 SlurmctldPort=$ctld
 SlurmdPort=$slurmd
 SlurmctldPidFile=$S/slurmctld.pid
-SlurmdPidFile=$S/slurmd.pid
+SlurmdPidFile=$S/slurmd.%n.pid
 StateSaveLocation=$S/state
-SlurmdSpoolDir=$S/spool
+SlurmdSpoolDir=$S/spool/%n
 SlurmctldLogFile=$S/slurmctld.log
-SlurmdLogFile=$S/slurmd.log
+SlurmdLogFile=$S/slurmd.%n.log
 CommunicationParameters=NoInAddrAny,NoCtldInAddrAny
 SlurmctldTimeout=30
 SlurmdTimeout=30
 InactiveLimit=0
-NodeName=$HOST NodeAddr=127.0.0.1 CPUs=$cpus Boards=1 SocketsPerBoard=1 CoresPerSocket=$cpus ThreadsPerCore=1 RealMemory=$memory State=UNKNOWN
+NodeName=$HOST Port=$slurmd $node
+NodeName=$SECOND NodeHostname=$HOST Port=$second $node
 PartitionName=main Nodes=$HOST Default=YES MaxTime=INFINITE State=UP PriorityTier=1 PreemptMode=REQUEUE GraceTime=10
 PartitionName=high Nodes=$HOST MaxTime=INFINITE State=UP PriorityTier=10 PreemptMode=OFF
+PartitionName=two Nodes=$HOST,$SECOND MaxTime=INFINITE State=UP PriorityTier=1 PreemptMode=REQUEUE GraceTime=10
 CONF
   cat > "$S/slurmdbd.conf" <<CONF
 AuthType=auth/munge
@@ -146,7 +150,7 @@ database() {
   done
 }
 
-usable() { sinfo -h -o %T -p main | grep -qE '^(idle|mixed|allocated|completing)$'; }
+usable() { sinfo -h -o %T -N -n "$1" | grep -qE '^(idle|mixed|allocated|completing)$'; }
 
 up() {
   local missing="" name running=""
@@ -157,7 +161,7 @@ up() {
   [ -z "$missing" ] || { echo "up.sh: not installed:$missing; run make slurm" >&2; return 2; }
   for name in $DAEMONS; do ! alive "$name" || running="$running $name"; done
   if [ -z "$running" ]; then  # from nothing: no jobs of an earlier time
-    rm -rf "$S"; mkdir -p "$S"/{state,spool,munge,pids,db}; chmod 755 "$S" "$S/munge"
+    rm -rf "$S"; mkdir -p "$S"/{state,munge,pids,db} "$S/spool/"{"$HOST","$SECOND"}; chmod 755 "$S" "$S/munge"
     configure
     dd if=/dev/urandom of="$S/munge.key" bs=128 count=1 status=none; chmod 400 "$S/munge.key"
   fi
@@ -175,7 +179,9 @@ up() {
   start slurmctld -D -f "$SLURM_CONF"
   await 30 slurmctld scontrol ping
   start slurmd -D -f "$SLURM_CONF" -N "$HOST"
-  await 30 slurmd usable
+  await 30 slurmd usable "$HOST"
+  start slurmd.second -D -f "$SLURM_CONF" -N "$SECOND"
+  await 30 slurmd.second usable "$SECOND"
   status
 }
 
@@ -211,7 +217,7 @@ down() {
 
 status() {
   local name wrong=0
-  for name in munged mariadbd slurmdbd slurmctld slurmd; do
+  for name in munged mariadbd slurmdbd slurmctld slurmd slurmd.second; do
     if alive "$name"; then echo "$name: up ($(cat "$S/pids/$name"))"
     elif grep -qs '=accounting_storage/none' "$SLURM_CONF" && [[ $name =~ ^(mariadbd|slurmdbd)$ ]]; then echo "$name: not wanted"
     else echo "$name: down"; wrong=3; fi

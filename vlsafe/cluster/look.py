@@ -158,9 +158,16 @@ def why_ended(state: JobState, kind: str, settings: SlurmSettings) -> str:
     if seen := complaint(Path(state.record.log)):
         return seen
     end = state.last("end", "stopped")
-    status = end["status"] if end else now.exit.partition(":")[0]
-    hint = ": out of memory?" if str(status) == "137" else ""
-    return f"its job {state.record.job} ended with status {status}{hint}; see its log"
+    code, _, number = now.exit.partition(":")
+    status = (
+        f"status {end['status']}"
+        if end
+        else f"signal {number}"
+        if code == "0" and number not in ("", "0")
+        else f"status {code}"
+    )
+    hint = ": out of memory?" if status in ("status 137", "signal 9") else ""
+    return f"its job {state.record.job} ended with {status}{hint}; see its log"
 
 
 def complaint(log: Path) -> str:

@@ -1,7 +1,8 @@
 """The job script: options, the site's own set-up lines, checks, one command, and what becomes of the job when that ends.
 
 A stop signal (the time limit is near, a preemption) lets the stage checkpoint and exit with 75; the script then puts its own
-job back into the queue. Whatever Slurm ends itself (scancel, `scontrol requeue`) is left to Slurm.
+job back into the queue, as it does where another of the job's nodes is lost. Whatever Slurm ends itself (scancel, `scontrol
+requeue`, a lost first node) is left to Slurm.
 """
 
 from __future__ import annotations
@@ -96,14 +97,14 @@ while :; do # a signal ends the waiting, not the step
   [ -z "$signalled" ] && break
 done
 [ -n "$stopped" ] && [ "$status" -ne 0 ] && status=75
-if [ "$status" -ne 75 ]; then
+why="time limit"
+{lost_node(shape)}if [ "$status" -ne 75 ]; then
   note end "$status" ""
   exit "$status"
 fi
 
-# Stopped at a checkpoint. While the job counts as running nobody else will put it back into the queue.
+# There is a checkpoint to go on from. While the job counts as running nobody else will put it back into the queue.
 known=$(scontrol show job --oneliner "$SLURM_JOB_ID")
-why="time limit"
 case "$known" in *PreemptTime=[0-9]*) why=preemption;; esac
 case "$known" in
   *JobState=RUNNING*) ;;
@@ -151,12 +152,27 @@ def sbatch_quoted(text: str) -> str:
     return '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'
 
 
+def lost_node(shape: Shape) -> str:
+    """The lines that tell a lost node from a stage that failed, before Slurm notices: the others' processes end first."""
+    if shape.nodes == 1:
+        return ""
+    return """answers() { timeout 60 srun --overlap --nodes=1 --ntasks=1 --nodelist="$1" true; }
+if [ "$status" -ne 0 ] && [ "$status" -ne 75 ] && answers "$node"; then
+  for other in $(scontrol show hostnames "$SLURM_JOB_NODELIST"); do
+    answers "$other" || { echo "$other does not answer"; why="loss of $other" status=75; break; }
+  done
+fi
+"""
+
+
 def launch_line(job: Job, shape: Shape, settings: SlurmSettings, python: str) -> str:
     """One process, or on each node a launcher of several that meet at the first node of the allocation."""
     srun = [
         "srun", f"--nodes={shape.nodes}", f"--ntasks={shape.nodes}", "--ntasks-per-node=1",
         f"--cpus-per-task={shape.cpus * shape.processes}", *settings.srun_args,
     ]  # fmt: skip
+    if shape.nodes > 1:  # else those of the other nodes may wait for a rank that has failed until NCCL's patience ends
+        srun.insert(1, "--kill-on-bad-exit=1")
     if shape.nodes * shape.processes == 1:
         return shlex.join([*srun, python, "-m", *job.module])
     port = str(settings.port) if settings.port else f"$(({PORTS[0]} + SLURM_JOB_ID % {PORTS[1] - PORTS[0]}))"

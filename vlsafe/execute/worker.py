@@ -29,7 +29,7 @@ from vlsafe.execute.process import StopRequest, end_with_launcher, given_gpus, s
 from vlsafe.execute.stages import run_stage
 from vlsafe.execute.task import StageOrder, Task, load_task
 from vlsafe.provenance import environment, ran_on
-from vlsafe.ranks import ALONE, Ranks, join, world_size
+from vlsafe.ranks import ALONE, Ranks, in_words, join, world_size
 from vlsafe.stage import TRAINING_KINDS, PublishSnapshot, StageContext, no_progress
 from vlsafe.store import Store
 
@@ -257,7 +257,7 @@ def one_line(error: Exception, store: Store) -> str:
             f"store={store.root} is full: free some space (launch/store.py gc) or set store=FOLDER; nothing published was lost"
         )
     first = next((line for line in str(error).splitlines() if line.strip()), "")
-    return first if isinstance(error, VlsafeError) and first else f"{type(error).__name__}: {first}"
+    return first if isinstance(error, VlsafeError) and first else in_words(f"{type(error).__name__}: {first}")
 
 
 def keep_nothing(write: Callable[[Path], object], facts: dict[str, Any]) -> None:
