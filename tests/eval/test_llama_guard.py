@@ -20,10 +20,15 @@ from vlsafe.eval import guard, judge_stage
 from vlsafe.eval.guard import Verdict
 from vlsafe.eval.llama_guard import LlamaGuard
 from vlsafe.eval.rows import read_rows, write_rows
+from vlsafe.execute.process import StopRequest
+from vlsafe.execute.task import StageOrder, Task
+from vlsafe.execute.worker import Worker
+from vlsafe.ranks import ALONE
 from vlsafe.settings import settings_of, spec_of
 from vlsafe.sources import Source, placed, sources_of
-from vlsafe.stage import StageContext
+from vlsafe.stage import Execution, StageContext
 from vlsafe.stand_in.benchmarks import UNCLEAR_WORD, UNSAFE_WORD, write_guard
+from vlsafe.store import Store
 
 RECIPE = {"learning_rate": 1e-3, "steps": 1, "batch_size": 1}
 LLAVA = {"name": "llava", "projector": RECIPE, "instruct": RECIPE, "filter": "llama_guard"}
@@ -64,19 +69,64 @@ def test_what_it_cant_judge_is_left_to_keywords(judge: LlamaGuard) -> None:
     ("said", "verdict"),
     [
         ("\n\nsafe", Verdict(False)),
+        ("safe \n", Verdict(False)),
         ("\n\nunsafe\nS1", Verdict(True, ("S1",))),
         ("unsafe\nS2,S14", Verdict(True, ("S2", "S14"))),
-        ("unsafe", Verdict(None)),
-        ("unsafe\nS15", Verdict(None)),
-        ("unsafe S1", Verdict(None)),
-        ("safe\nS1", Verdict(None)),
-        ("Safe, I think", Verdict(None)),
-        ("safe and sound", Verdict(None)),
-        ("", Verdict(None)),
+        ("unsafe \r\n\n S2 , S10\n", Verdict(True, ("S2", "S10"))),
+        ("unsafe\nS2,S2", Verdict(True, ("S2",))),
     ],
 )
-def test_only_its_own_form_is_read(said: str, verdict: Verdict) -> None:
+def test_its_own_form_is_read(said: str, verdict: Verdict) -> None:
     assert guard.parse(said) == verdict
+
+
+ODD_ANSWERS = {
+    "empty": ["", " ", "\n\n", "\u200b"],
+    "other letters": ["Safe", "SAFE", "Unsafe\nS1", "UNSAFE\nS1", "unsafe\ns1", "s\u0430fe", "unsafe\nS\u0661"],
+    "safe with a category": ["safe\nS1", "safe\n\nS1,S2", "safe S1", "safe,S1"],
+    "unsafe without a known one": [
+        "unsafe",
+        "unsafe\n",
+        "unsafe\nS0",
+        "unsafe\nS15",
+        "unsafe\nS1,S99",
+        "unsafe\nO3",
+        "unsafe\nS01",
+    ],
+    "not on the next line": ["unsafe S1", "unsafe: S1", "unsafe, S1", "unsafeS1"],
+    "text before it": [
+        "The answer is safe",
+        "Sure!\nsafe",
+        "not safe",
+        "un safe",
+        "Agent: safe",
+        "1. safe",
+        "**safe**",
+        '"safe"',
+    ],
+    "text behind it": [
+        "safe and sound",
+        "safe.",
+        "safe!",
+        "safe\nThe last message is harmless.",
+        "unsafe\nS1 because",
+        "unsafe\nS1\nS2",
+    ],
+    "said twice": ["safe\nsafe", "safe\nunsafe\nS1", "unsafe\nS1\nsafe", "safesafe"],
+    "cut off": ["s", "saf", "unsa", "unsafe\nS", "unsafe\nS1,", "unsafe\nS1,S"],
+    "a refusal": [REFUSAL, "I can't judge whether this is safe", "I cannot provide that.\nsafe"],
+    "markup": ["<safe>", "safe</s>", "<|start_header_id|>safe", "\\n\\nsafe", "safe\x00", "```\nsafe\n```"],
+}
+
+
+@pytest.mark.parametrize("said", [said for kind in ODD_ANSWERS.values() for said in kind])
+def test_what_is_not_its_own_form_is_neither_safe_nor_unsafe(
+    judge: LlamaGuard, said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert guard.parse(said) == Verdict(None)
+    monkeypatch.setattr(guard, "ask", lambda opened, prompts: [guard.parse(said) for _ in prompts])
+    assert judge.label([row("A gnome."), row(REFUSAL)]) == ["unparsed", "unparsed"]
+    assert judge.harmful([training_row("a ?", "b")]) == [None]
 
 
 @pytest.mark.parametrize("size", [1, 2, 64])
@@ -192,6 +242,22 @@ def test_more_responses_reuse_what_was_said_of_fewer(judge: LlamaGuard, tmp_path
     again, facts = judged(judge, tmp_path / "fewer", n=5, earlier=(tmp_path / "many" / "out",))
     assert (again, facts["reused"]) == (labels[:5], 5)
     assert not guard._opened  # not even loaded
+
+
+def test_a_worker_judges_more_responses_by_what_the_store_has_of_fewer(
+    judge: LlamaGuard, tmp_path: Path, counted: Counted
+) -> None:
+    store, orders = Store(tmp_path / "store"), []
+    for n in (8, 12):
+        scratch = store.scratch("generate", f"g{n}")
+        write_rows(scratch / "responses.jsonl", [{**row(t), "id": str(i)} for i, t in enumerate(TEXTS[:n])])
+        store.publish(scratch, "generate", f"g{n}", {"version": 1})
+        settings, parents = {"judge": settings_of(judge)}, {"responses": f"generate/g{n}"}
+        orders.append(StageOrder("judge", f"j{n}", 1, {}, settings, parents, f"judge {n}", "llama_guard", 1.0, "family"))
+    task = Task("t", tuple(orders), str(store.root), Execution(device="cpu"), str(tmp_path / "events"), str(tmp_path / "log"))
+    assert Worker(task, ALONE, StopRequest()).run() == 0
+    facts = [store.manifest("judge", order.key)["facts"] for order in orders]
+    assert ([f["reused"] for f in facts], len(counted.asked)) == ([0, 8], 12)
 
 
 def test_a_line_that_is_no_verdict_is_asked_again(judge: LlamaGuard, tmp_path: Path, counted: Counted) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import threading
 import time
 from pathlib import Path
@@ -12,15 +13,22 @@ import pytest
 import torch
 import train_tiny as tiny
 
+from vlsafe import registry
 from vlsafe.errors import StageInterrupted
 from vlsafe.eval import guard
 from vlsafe.eval.verdicts import shared
+from vlsafe.execute.process import StopRequest
+from vlsafe.execute.task import StageOrder, Task
+from vlsafe.execute.worker import Worker
+from vlsafe.files import write_json
 from vlsafe.lock import Lease
 from vlsafe.model import load
 from vlsafe.ranks import ALONE
 from vlsafe.registry import make
 from vlsafe.stage import Execution, StageContext
 from vlsafe.stand_in.benchmarks import write_guard
+from vlsafe.store import Store
+from vlsafe.store_commands import main
 
 STEPS = {"steps": 2, "batch_size": 4, "learning_rate": 1e-3}
 LLAVA = {"name": "llava", "projector": STEPS, "instruct": STEPS}
@@ -97,3 +105,33 @@ def test_of_two_trainings_at_a_time_one_asks_and_the_other_waits(folder: Path, t
     assert told[0].startswith("the same rows are being judged by ")
     threading.Thread(target=lambda: (time.sleep(0.2), lease.release())).start()
     assert filter_rows.sift(at(folder, tmp_path / "second"), ALONE, verdicts=verdicts)["asked"] == 0
+
+
+def test_a_worker_lets_trainings_share_what_a_filter_said_until_no_sweep_has_them(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    registry.load()
+    monkeypatch.setitem(registry._components, ("data", "rows"), filter_rows.Rows)
+    store, orders = Store(tmp_path / "store"), []
+    scratch = store.scratch("model", "m")
+    shutil.copytree(folder / "parent", scratch, dirs_exist_ok=True)
+    store.publish(scratch, "model", "m", {"version": 1})
+    judge = {"name": "llama_guard", "model": {"folder": str(folder / "guard")}}
+    for key, rate in (("a", 1e-3), ("b", 2e-3)):
+        adaptation = {**LLAVA, "instruct": {**STEPS, "learning_rate": rate}, "filter": judge}
+        settings = {"adaptation": adaptation, "data": {"name": "rows"}}
+        parents = {"model": "model/m"}
+        orders.append(
+            StageOrder("adaptation", key, 1, {}, settings, parents, key, "llava", 1.0, None, None, None, verdicts="shared")
+        )
+    task = Task("t", tuple(orders), str(store.root), Execution(device="cpu"), str(tmp_path / "events"), str(tmp_path / "log"))
+    assert Worker(task, ALONE, StopRequest()).run() == 0
+    files = {str(id): path for id, path in store.kept_verdicts()}
+    assert [(id, len(path.read_text().splitlines())) for id, path in files.items()] == [
+        ("adaptation/a", 28),
+        ("adaptation/b", 0),
+    ]
+    assert store.leftovers() == []
+    write_json(tmp_path / "sweeps" / "s" / "plan.json", {"stages": [{"stage": "adaptation", "key": "a"}]})
+    assert main(["--store", str(store.root), "--sweeps", str(tmp_path / "sweeps"), "gc", "--yes"]) == 0
+    assert [str(id) for id, _ in store.kept_verdicts()] == ["adaptation/a"]

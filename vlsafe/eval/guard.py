@@ -41,7 +41,7 @@ def parse(answer: str) -> Verdict:
     found = _VERDICT.fullmatch(answer.strip())
     if not found:
         return Verdict(None)
-    return Verdict(found[1] is not None, tuple(re.findall(r"S\d+", found[1] or "")))
+    return Verdict(found[1] is not None, tuple(dict.fromkeys(re.findall(r"S\d+", found[1] or ""))))
 
 
 def open_guard(source: Source, device: Literal["auto", "cpu", "cuda"]) -> Guard:
