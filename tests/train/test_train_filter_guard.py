@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import threading
 import time
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,6 @@ import train_tiny as tiny
 
 from vlsafe import registry
 from vlsafe.errors import StageInterrupted
-from vlsafe.eval import guard
 from vlsafe.eval.verdicts import shared
 from vlsafe.execute.process import StopRequest
 from vlsafe.execute.task import StageOrder, Task
@@ -56,11 +56,14 @@ def test_the_guard_is_gone_before_the_model_is_loaded(
     folder: Path, tmp_path: Path, settings: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     loaded: list[tuple[str, int]] = []
+    living: list[weakref.ref[Any]] = []
     load_model = load.load_model
 
     def watched(path: Path, *args: Any, **kwargs: Any) -> Any:
-        loaded.append((Path(path).name, len(guard._opened)))
-        return load_model(path, *args, **kwargs)
+        loaded.append((Path(path).name, sum(model() is not None for model in living)))
+        model = load_model(path, *args, **kwargs)
+        living.append(weakref.ref(model))
+        return model
 
     monkeypatch.setattr(load, "load_model", watched)
     own = {"name": "llama_guard", "model": {"folder": str(folder / "guard")}, "batch_size": 4}
@@ -69,7 +72,7 @@ def test_the_guard_is_gone_before_the_model_is_loaded(
     assert loaded == [("guard", 0), ("guard", 0), ("parent", 0)]  # for either purpose; then the model, with no guard beside it
     removed = {name: facts["rows_removed"] for phase in ctx.facts["phases"].values() for name, facts in phase["filter"].items()}
     assert removed == {"projector": 6, "instruct": 6}
-    loaded.clear()
+    del loaded[:], living[:]
     faster = {**STEPS, "learning_rate": 2e-3}
     other = {**settings, **{name: faster for name in settings if name in ("projector", "instruct")}}
     again = StageContext(

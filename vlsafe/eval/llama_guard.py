@@ -68,7 +68,7 @@ class LlamaGuard(Judge):
         categories = Counter(category for verdict in verdicts for category in verdict.categories)
         ctx.facts |= guard.ran_on() if asked else {}
         ctx.facts |= {"asked": len(asked), "categories": dict(sorted(categories.items(), key=lambda c: int(c[0][1:])))}
-        if said is not None:
+        if said is not None and asked:
             told = zip(asked, talks, verdicts, strict=True)
             write_rows(ctx.out / VERDICTS, ({"id": rows[i]["id"], **record(known_as(talk), v)} for i, talk, v in told))
         return labels
