@@ -20,6 +20,7 @@ from vlsafe.eval import guard, judge_stage
 from vlsafe.eval.guard import Verdict
 from vlsafe.eval.llama_guard import LlamaGuard
 from vlsafe.eval.rows import read_rows, write_rows
+from vlsafe.eval.verdicts import Said
 from vlsafe.execute.process import StopRequest
 from vlsafe.execute.task import StageOrder, Task
 from vlsafe.execute.worker import Worker
@@ -230,6 +231,18 @@ judged(placed(LlamaGuard(batch_size=2), {judge.model.local!r}), Path({str(tmp_pa
     labels, facts = judged(by_two, tmp_path / "killed")
     assert (facts["resumed"], len(counted.asked)) == (6, 6)
     assert labels == judged(by_two, tmp_path / "undisturbed")[0]
+
+
+def test_few_are_held_at_a_time_and_what_was_said_once_is_known(
+    judge: LlamaGuard, tmp_path: Path, counted: Counted, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(guard, "WINDOW", 5)
+    talks = [[{"role": "user", "content": "x"}, {"role": "assistant", "content": text}] for text in TEXTS]
+    ctx = StageContext(tmp_path / "out", tmp_path / "work")
+    said = Said(ctx.work / "verdicts.jsonl")
+    verdicts = guard.judge(judge.model, [*talks, None, *reversed(talks)], 3, ctx, said)
+    assert verdicts == [*verdicts[:12], Verdict(None), *reversed(verdicts[:12])]
+    assert len(counted.asked) == len((ctx.work / "verdicts.jsonl").read_text().splitlines()) == 12
 
 
 def test_more_responses_reuse_what_was_said_of_fewer(judge: LlamaGuard, tmp_path: Path, counted: Counted) -> None:

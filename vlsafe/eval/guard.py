@@ -99,6 +99,7 @@ def judge(
     with the same conversations. Raises `StageInterrupted` after a stop signal.
     """
     found: list[Verdict] = []
+    known: dict[str, Verdict] = {"": Verdict(None)}
 
     def counted(more: int) -> None:
         tell(len(found) + more)
@@ -106,12 +107,12 @@ def judge(
     rest = iter(conversations)
     while window := list(itertools.islice(rest, WINDOW)):
         names = [known_as(turns) if turns is not None else "" for turns in window]
-        named = {name: turns for name, turns in zip(names, window, strict=True) if turns is not None}
-        taken = {name: said.before[name] for name in named if name in said.before} if said else {}
-        mine = {name: said.mine[name] for name in named if name in said.mine} if said else {}
+        new = {name: turns for name, turns in zip(names, window, strict=True) if turns is not None and name not in known}
+        taken = {name: said.before[name] for name in new if name in said.before} if said else {}
+        mine = {name: said.mine[name] for name in new if name in said.mine} if said else {}
         taken, mine = ctx.ranks.broadcast((taken, mine))
-        known = {"": Verdict(None), **mine, **taken}
-        missing = {name: turns for name, turns in named.items() if name not in taken}
+        known |= {**mine, **taken}
+        missing = {name: turns for name, turns in new.items() if name not in taken}
         if missing.keys() - mine.keys():
             opened = open_guard(source, ctx.execution.device)
             known |= _ask_all(opened, missing, mine, batch_size, ctx, said, counted)

@@ -35,7 +35,8 @@ class Verdict(NamedTuple):
 
 
 class Said:
-    """The file `own` with what this stage asked for, in this try or an earlier one, which grows; and what `others` hold."""
+    """The file `own` with what this stage asked for, in this try or an earlier one, which grows; and what there was `before`,
+    in `others`. Batches are made of what was not there before, so that a second try has those of the first."""
 
     def __init__(self, own: Path, others: Iterable[Path] = ()) -> None:
         own.parent.mkdir(parents=True, exist_ok=True)
@@ -103,7 +104,7 @@ def shared(ctx: StageContext, tell: Callable[[str], None]) -> Iterator[Said | No
     said = None
     try:
         if ctx.ranks.main:
-            said = Said(own, (path for path in sorted(own.parent.glob("*.jsonl")) if path != own))
+            said = Said(own, sorted(own.parent.glob("*.jsonl")))  # its own too: a row of two phases is asked about once
         yield said
     finally:
         if said is not None:
