@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from vlsafe.errors import ConfigError
+from vlsafe.execute.task import order_of
 from vlsafe.keys import stage_key
 from vlsafe.plan import Plan, make_plan
 from vlsafe.stage import STAGE_KINDS
@@ -189,6 +190,31 @@ def test_a_filter_brings_its_judge_into_the_key_and_later_settings_bring_nothing
     assert [s.spec["filter"]["name"] for s in joint.stages.values() if s.kind == "safety_tune"] == ["exact"]
 
 
+def test_trainings_with_one_filter_share_what_its_judge_says(grid: Grid) -> None:
+    def shared(*overrides: str) -> list[str | None]:
+        plan = make_plan(grid("adaptation=llava", *overrides))
+        kinds = ("adaptation", "safety_tune")
+        return [order_of(s).verdicts for s in plan.stages.values() if s.kind in kinds and "adaptation" in s.spec]
+
+    assert shared() == [None]
+    (one,) = shared("adaptation.filter=exact")
+    rates = shared("adaptation.filter=exact", "adaptation.instruct.learning_rate=0.001,0.002", "adaptation.checkpoints=2")
+    assert (len(rates), set(rates)) == (6, {one})
+    joint = shared("adaptation.filter=exact", "safety_tune.order=joint")
+    assert (one is not None, set(joint), shared("adaptation.filter={name: exact}")) == (True, {one}, [one])
+    assert shared("adaptation.filter=exact", "data.planted=0.1") != [one]
+
+
+def test_cells_with_other_settings_of_a_filter_are_two(grid: Grid) -> None:
+    guards = "adaptation.filter={name: llama_guard},{name: llama_guard, refusals: vlguard}"
+    cells = grid("adaptation=llava", guards)
+    assert [cell.flat().get("adaptation.filter.refusals") for cell in cells] == [None, "vlguard"]
+    assert make_plan(cells).counts()["adaptation"] == 2
+    assert len({cell.flat()["adaptation.filter"] for cell in cells}) == 1
+    alike = grid("adaptation=llava", "adaptation.filter=llama_guard,{name: llama_guard, batch_size: 4}")
+    assert make_plan(alike).counts()["adaptation"] == 1
+
+
 def test_filtered_is_llava_with_a_judge_and_replay_the_same_world_with_other_rows(grid: Grid) -> None:
     cells = grid("adaptation=llava,filtered", "data=microworld,replay")
     assert {cell.components["adaptation"].component_name for cell in cells} == {"llava"}
@@ -236,6 +262,16 @@ def test_answers_of_one_model_with_another_limit_are_one_family(grid: Grid) -> N
 
     assert families(small) == families(large)
     assert len(set(families(small))) == len(families(small))
+
+
+def test_labels_of_more_responses_are_one_family_where_a_model_judges(grid: Grid) -> None:
+    def families(*overrides: str) -> list[Any]:
+        return [s.family for s in make_plan(grid(*overrides)).stages.values() if s.kind == "judge"]
+
+    small, large = families("judge=llama_guard", "eval.limit=5"), families("judge=llama_guard", "eval.limit=50")
+    assert small == large and len(set(small)) == len(small) and None not in small
+    assert not set(families("judge=llama_guard", "eval.limit=5", "judge.refusals=vlguard")) & set(small)
+    assert set(families("judge=keyword")) == {None}  # quicker than looking
 
 
 def test_keys_are_golden() -> None:

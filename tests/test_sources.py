@@ -28,7 +28,6 @@ class Nested:
     llm: Source
     more: tuple[DataSource, ...] = ()
     by_name: dict[str, Source] = field(default_factory=dict)
-    local: str | None = None
 
 
 def made(folder: Path, text: str = "{}") -> Path:
@@ -78,7 +77,6 @@ def test_the_mirror_reaches_every_source_and_is_taken_before_the_hub(tmp_path: P
     assert {path: source.local for path, source in sources_of(there)} == dict.fromkeys(
         ("llm", "more[0]", "by_name.judge"), str(tmp_path)
     )
-    assert there.local == str(tmp_path)
     assert there.llm.fetch() == tmp_path / "org" / "name"
     assert there.more[0].path is None  # not mirrored: still the hub's
     assert build(Nested, settings_of(there), "") == there  # what a worker builds again

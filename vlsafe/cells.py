@@ -72,7 +72,8 @@ class Cell:
                 continue
             flat[group] = self.choices[group]
             flat |= flatten(spec_of(self.components[group]), group)
-        return flat
+        own = self.components["adaptation"].filter_settings()
+        return flat | (flatten(own, "adaptation.filter") if own else {})
 
     def value(self, path: str) -> Any:
         """The value of a dotted path, settings of execution included; None where this cell has no such setting."""

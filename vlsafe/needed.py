@@ -1,4 +1,4 @@
-"""What a cell's components read from the hub or from folders: their own sources, their benchmarks', their filter's."""
+"""What a cell's components read from the hub or from folders: their own sources, with a filter's, and their benchmarks'."""
 
 from __future__ import annotations
 
@@ -13,11 +13,6 @@ def parts(components: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
     yield from components.items()
     for benchmark in components["eval"].build():
         yield f"eval: {benchmark.component_name}", benchmark
-    name = components["adaptation"].filter
-    if name is not None:
-        from vlsafe.train.filter import filter_judge
-
-        yield "adaptation.filter", filter_judge(name)
 
 
 def needed(components: Mapping[str, Any]) -> Iterator[tuple[str, Source, Any]]:

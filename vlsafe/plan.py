@@ -31,6 +31,7 @@ class Stage:
     family: str | None = None  # artifacts of one family differ in `limit` only
     training: str | None = None  # for a snapshot: the key of the training that it is taken from,
     step: int | None = None  # and after which step of its last phase
+    verdicts: str | None = None  # trainings with one filter on one kind of data: they share what its judge says
 
     @property
     def id(self) -> str:
@@ -140,10 +141,11 @@ def _stage(
     family: str | None = None,
     training: str | None = None,
     step: int | None = None,
+    verdicts: str | None = None,
 ) -> str:
     keys = {name: plan.stages[id].key for name, id in parents.items()}
     key = stage_key(kind, SCHEMA_VERSIONS[kind], spec, keys)
-    return plan.add(Stage(kind, key, spec, settings, parents, label, cost[0], cost[1], family, training, step))
+    return plan.add(Stage(kind, key, spec, settings, parents, label, cost[0], cost[1], family, training, step, verdicts))
 
 
 def _plan_cell(plan: Plan, cell: Cell) -> CellPlan:
@@ -177,7 +179,7 @@ def _plan_snapshots(plan: Plan, cell: Cell, made: Mapping[str, str]) -> dict[int
         spec = {**final.spec, "step": step}
         kept[step] = _stage(
             plan, final.kind, spec, final.settings, final.parents, f"{final.label} @{step}", (final.cost_class, float(steps)),
-            training=final.key, step=step,
+            training=final.key, step=step, verdicts=final.verdicts,
         )  # fmt: skip
     return kept
 
@@ -206,8 +208,10 @@ def _plan_role(plan: Plan, cell: Cell, name: str, parents: Mapping[str, str]) ->
     spec = {group: spec_of(component) for group, component in groups.items()}
     if "data" in groups:
         spec |= data.fingerprints() | {"data": data.spec_for(role.stage, role.joint)}
+    verdicts = None
     if "adaptation" in groups:
         spec |= adaptation.filter_spec()
+        verdicts = _verdicts(adaptation, data)
     settings = {group: settings_of(component) for group, component in groups.items()}
     if role.stage == "safety_tune":
         # The order stands in the parents; what it changes in the tuning itself is said here.
@@ -221,7 +225,16 @@ def _plan_role(plan: Plan, cell: Cell, name: str, parents: Mapping[str, str]) ->
     chain = [cell.choices[g] for g in ("adaptation", "safety_tune") if g in groups]
     cost = sum(units(groups[g]) for g in ("adaptation", "safety_tune") if g in groups)
     label = plan.stages[parents["model"]].label + " › " + "+".join(chain)
-    return _stage(plan, role.stage, spec, settings, parents, label, ("+".join([option, *chain]), cost))
+    cost_of = ("+".join([option, *chain]), cost)
+    return _stage(plan, role.stage, spec, settings, parents, label, cost_of, verdicts=verdicts)
+
+
+def _verdicts(adaptation: Any, data: Any) -> str | None:
+    """A name for what an adaptation's filter reads, whatever is trained on it: the judge, and where its rows come from."""
+    if not adaptation.filter_spec():
+        return None
+    read = data.used(adaptation.purposes())
+    return digest({**adaptation.filter_spec(), **read.fingerprints(), "data": read.spec_for("adaptation")})
 
 
 def _plan_merge(plan: Plan, cell: Cell, made: Mapping[str, str], models: Sequence[str]) -> str:
@@ -255,10 +268,12 @@ def _plan_evaluations(
             {"model": model}, f"{plan.stages[model].label} · {name}",
             (f"{cell.choices['model']}+{engine.component_name}+{name}", float(suite.limit or 1000)), family,
         )  # fmt: skip
+        asked_of = {"judge": spec_of(judge) | {"version": judge.version}}
+        judged = {"family": asked_of, "version": SCHEMA_VERSIONS["judge"], "responses": family}
         stage = _stage(
-            plan, "judge", {"judge": spec_of(judge) | {"version": judge.version}}, {"judge": settings_of(judge)},
+            plan, "judge", asked_of, {"judge": settings_of(judge)},
             {"responses": generate}, f"{plan.stages[generate].label} · {judge.component_name}",
-            (judge.component_name, float(suite.limit or 1000)),
+            (judge.component_name, float(suite.limit or 1000)), digest(judged) if judge.asks_model else None,
         )  # fmt: skip
         evaluations.append(Evaluation(role, name, benchmark.axis, judge.component_name, judge.version, stage, step))
     return evaluations

@@ -14,7 +14,7 @@ import difflib
 import functools
 import types
 import typing
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
 
@@ -63,9 +63,10 @@ def execution(default: Any) -> Any:
     return dataclasses.field(default=default, metadata={"execution": True})
 
 
-def added(default: Any) -> Any:
-    """A setting that came after the first release: while it has this default, which changes nothing, keys stay as they were."""
-    return dataclasses.field(default=default, metadata={"neutral": default})
+def added(default: Any, spec: Callable[[Any], Any] | None = None) -> Any:
+    """A setting that came after the first release: while it has this default, which changes nothing, keys stay as they were.
+    `spec` says what of another value is in the key."""
+    return dataclasses.field(default=default, metadata={"neutral": default, "spec": spec or spec_of})
 
 
 def closest(word: str, options: Sequence[str]) -> str:
@@ -182,7 +183,7 @@ def spec_of(value: Any) -> Any:
             item = getattr(value, field.name)
             neutral = field.metadata.get("neutral", dataclasses.MISSING)
             if not field.metadata.get("execution") and (neutral is dataclasses.MISSING or item != neutral):
-                spec[field.name] = spec_of(item)
+                spec[field.name] = field.metadata.get("spec", spec_of)(item)
         return spec
     if isinstance(value, Mapping):
         return {k: spec_of(v) for k, v in value.items()}

@@ -174,7 +174,7 @@ def explain(error: Exception, source: Source) -> str | None:
 
 
 def placed(value: T, local: str | None, record: Path | None = None) -> T:
-    """A component with the mirror's root in every `Source` and every field called `local` in it.
+    """A component with the mirror's root in every `Source` in it.
 
     With `record`, sources without a revision get the one that this file holds, or the hub's newest, which is then kept there.
     """
@@ -192,8 +192,6 @@ def _placed(value: Any, local: str | None, record: Path | None) -> Any:
         return dataclasses.replace(source, revision=commit(source, record))
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         changed = {f.name: _placed(getattr(value, f.name), local, record) for f in dataclasses.fields(value) if f.init}
-        if "local" in changed and changed["local"] is None:
-            changed["local"] = local
         same = all(changed[name] is getattr(value, name) for name in changed)
         return value if same else dataclasses.replace(value, **changed)
     if isinstance(value, Mapping):

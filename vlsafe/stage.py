@@ -58,6 +58,7 @@ class StageContext:
     should_stop: Callable[[], bool] = never  # true after a stop signal: checkpoint, then raise StageInterrupted
     ranks: Ranks = ALONE  # with several, a training's `should_stop` is agreed among them: all call it in the same places
     earlier: tuple[Path, ...] = ()  # artifacts that differ in `limit` only, whose rows may be reused
+    verdicts: Path | None = None  # of a filtered training: a file of its own, beside those of trainings with the same filter
     step: int | None = None  # of an adaptation: the model after this step of its last phase is wanted, not the final one
     snapshots: Mapping[int, PublishSnapshot] = field(default_factory=dict)  # of an adaptation: earlier steps wanted on the way
     facts: dict[str, Any] = field(default_factory=dict)  # goes into the manifest: counts, losses, what the checks saw

@@ -4,6 +4,8 @@
 <root>/.scratch/<stage>-<key>-*/ a stage that is running, or that died: the next try takes over its `work` folder
 <root>/.locks/                   leases (they only save work)
 <root>/.families/<family>/<key>  artifacts that differ only in how many rows they hold
+<root>/.verdicts/<name>/         what a filter's judge said of rows, a file for each training that asked (with `gc`, until no
+                                 sweep has that training)
 <root>/.verified/                which files' hashes were checked, by size and time
 <root>/.corrupt/                 what failed its check, kept until `gc`
 """
@@ -196,7 +198,17 @@ class Store:
         shutil.rmtree(aside, ignore_errors=True)
         return True
 
+    def verdicts(self, name: str, stage: str, key: str) -> Path:
+        """Where a training keeps what its filter's judge says; others with the same filter keep theirs beside it."""
+        return self.root / ".verdicts" / name / f"{stage}-{key}.jsonl"
+
     # Looking around
+
+    def kept_verdicts(self) -> Iterator[tuple[ArtifactId, Path]]:
+        """(the training that asked for them, their file)"""
+        for path in sorted((self.root / ".verdicts").glob("*/*-*.jsonl")):
+            stage, _, key = path.stem.partition("-")
+            yield ArtifactId(stage, key), path
 
     def relatives(self, stage: str, family: str | None, key: str) -> list[Path]:
         """Verified artifacts of the same family: what an artifact that only holds more or fewer rows may reuse."""

@@ -139,7 +139,7 @@ def collect(store: Store, sweeps: Path, really: bool, console: Console) -> int:
         raise StoreError(f"no sweeps at {sweeps}: gc keeps what they refer to, so set --sweeps FOLDER")
     kept = referenced(sweeps)
     unused = [a for a in store.artifacts() if str(a) not in kept]
-    leftovers = store.leftovers()
+    leftovers = [*store.leftovers(), *(path for id, path in store.kept_verdicts() if str(id) not in kept)]
     freed = 0
     for artifact in unused:
         folder = store.path(artifact.stage, artifact.key)
@@ -150,7 +150,9 @@ def collect(store: Store, sweeps: Path, really: bool, console: Console) -> int:
     for path in leftovers:
         freed += size_of(path)
         console.print(f"{'deleted' if really else 'would delete'} {path.relative_to(store.root)}", markup=False, soft_wrap=True)
-        if really:
+        if really and path.is_file():
+            path.unlink(missing_ok=True)
+        elif really:
             shutil.rmtree(path, ignore_errors=True)
     done = "freed" if really else "would free"
     console.print(f"{done} {human(freed)}; {len(kept)} artifacts belong to sweeps in {sweeps}", markup=False, soft_wrap=True)
@@ -177,6 +179,9 @@ def export_artifact(store: Store, key: str, folder: Path, console: Console) -> i
 
 
 def size_of(folder: Path) -> int:
+    """Of a file, or of all below a folder."""
+    if folder.is_file():
+        return folder.stat().st_size
     return sum(p.stat().st_size for p in folder.rglob("*") if p.is_file() and not p.is_symlink())
 
 

@@ -147,6 +147,28 @@ def test_judges_are_neither_averaged_nor_compared(tmp_path: Path) -> None:
     assert (grid.cells, sum(line.is_cell for line in grid.lines)) == (4, 8)
 
 
+@pytest.mark.parametrize("width", [80, 160])
+@pytest.mark.parametrize("judges", [("exact", "llama_guard"), ("a_judge_of_a_long_name_1", "a_judge_of_a_long_name_2")])
+@pytest.mark.parametrize("swept", [False, True])
+def test_each_line_says_which_judge_it_is_of(tmp_path: Path, judges: tuple[str, str], swept: bool, width: int) -> None:
+    results = sweep(tmp_path, tunes=("sft", "dpo"), swept={"merge.density": [0.2, 0.5]}, judges=judges)
+    if swept:  # judge=A,B makes cells that differ in their judge alone
+        results = [replace(r, cell=f"{r.cell}-{r.judge}") for r in results]
+    lines = text(results, width)
+    assert all(cell_len(line) <= width for line in lines)
+    ends = {judge: f"{judge[-1]} v1" for judge in judges}
+    rows = [line for line in lines if line.split()[:1] in (["base"], ["adapted"], ["tuned"], ["merged"])]
+    of = {judge: [row for row in rows if f"{end} " in row] for judge, end in ends.items()}
+    assert len(of[judges[0]]) == len(of[judges[1]]) > 0
+    assert len(of[judges[0]]) + len(of[judges[1]]) == len(rows)
+    grid = arrange(score(results))
+    best = [
+        [line.entries[0].best for line in grid.lines if line.labels[-1] == f"{judge} v1" and line.entries[0]]
+        for judge in judges
+    ]
+    assert all(any(marks) for marks in best)  # the best of each judge's own figures
+
+
 def test_conditions_are_said_and_where_they_differ_all_of_them(tmp_path: Path) -> None:
     results = [replace(r, conditions={"template": "ab12", "text_image": f"m{i % 2}"}) for i, r in enumerate(sweep(tmp_path))]
     assert arrange(score(results)).conditions == ("template ab12", "text_image m0 or m1")

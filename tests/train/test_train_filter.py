@@ -20,7 +20,7 @@ from vlsafe.registry import make
 from vlsafe.settings import spec_of
 from vlsafe.stage import Execution, StageContext
 from vlsafe.train import filter as filters
-from vlsafe.train.filter import read_rows
+from vlsafe.train.filter import Wanted
 
 STEPS = {"steps": 4, "batch_size": 8, "learning_rate": 1e-3}
 LLAVA = {"name": "llava", "projector": STEPS, "instruct": {**STEPS, "steps": 6}}
@@ -72,6 +72,12 @@ def run(parent: Path, folder: Path, component: Any, **how: Any) -> dict[str, Any
     return phases
 
 
+def read_rows(data: TrainingData, purpose: Any, n: int, seed: int, name: str | None, most_removed: float) -> Any:
+    wanted = Wanted(data, purpose, n, seed, filters.filter_judge(name), most_removed)
+    wanted.sift(StageContext(Path(), Path()), lambda note: None)
+    return wanted.read()
+
+
 def text(row: Any) -> tuple[Any, ...]:
     return (row["source"], str(row["prompt"]), str(row["completion"]), *(picture.tobytes() for picture in row["images"]))
 
@@ -81,7 +87,7 @@ def test_exactly_the_planted_rows_go_and_the_next_harmless_ones_come() -> None:
     source = PLANTED.supervised("instruct", 2000, 3)
     harmless = [i for i, row in enumerate(source) if row["source"] != "planted"][:600]
     assert [text(row) for row in kept] == [text(source[i]) for i in harmless]
-    facts = kept.facts["filter"]["instruct"]  # type: ignore[attr-defined]
+    facts = kept.facts["filter"]["instruct"]
     gone = [f"instruct/{i}" for i in range(harmless[-1] + 1) if source[i]["source"] == "planted"]
     assert facts == {
         "judge": "exact v1", "rows_read": harmless[-1] + 1, "rows_removed": len(gone),
@@ -92,7 +98,7 @@ def test_exactly_the_planted_rows_go_and_the_next_harmless_ones_come() -> None:
 
 def test_where_nothing_is_planted_a_filter_changes_no_row() -> None:
     for purpose in ("projector", "instruct"):
-        kept, clean = (read_rows(MicroworldData(), purpose, 300, 3, f, 0.0) for f in ("exact", None))  # type: ignore[arg-type]
+        kept, clean = (read_rows(MicroworldData(), purpose, 300, 3, f, 0.0) for f in ("exact", None))
         assert [text(row) for row in kept] == [text(row) for row in clean]
 
 
@@ -157,7 +163,7 @@ def test_a_judge_of_other_words_keeps_nothing_as_safe() -> None:
 
 def test_few_ids_are_listed_and_all_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(filters, "LISTED_IDS", 7)
-    facts = read_rows(PLANTED, "instruct", 200, 3, "exact", 0.5).facts["filter"]["instruct"]  # type: ignore[attr-defined]
+    facts = read_rows(PLANTED, "instruct", 200, 3, "exact", 0.5).facts["filter"]["instruct"]
     assert len(facts["removed_ids"]) == 7 < facts["rows_removed"] == facts["harmful_by_source"]["planted"]
 
 

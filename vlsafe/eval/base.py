@@ -88,13 +88,21 @@ class Judge(Component):
 
     def label_within(self, rows: Sequence[ResponseRow], ctx: StageContext) -> list[Label]:
         """`label` as a stage calls it: a judge that runs a model looks here where it runs, says how far it is, stops when it is
-        asked to, and leaves its facts for the manifest."""
+        asked to, leaves its facts for the manifest, and keeps what its model said in `ctx.work`. What it publishes in `ctx.out`
+        beside the labels it finds again in `ctx.earlier`, when there are more responses."""
         return self.label(rows)
 
     def harmful(self, rows: Sequence[SupervisedRow]) -> list[bool | None]:
         """Whether training on a row would teach harm, for `adaptation.filter`; None where this judge can't tell. Only some
         judges can read training rows."""
         raise TypeError(f"judge={self.component_name} can't tell harm in training rows")
+
+    def harmful_within(
+        self, rows: Sequence[SupervisedRow], ctx: StageContext, tell: Callable[[str], None]
+    ) -> list[bool | None]:
+        """`harmful` as a training calls it, before its model is loaded and on every rank (`tell` says how far it is): the main
+        rank is asked, and tells the others. A judge that runs a model shares the rows out, and keeps what its model said."""
+        return ctx.ranks.broadcast(self.harmful(rows) if ctx.ranks.main else [])
 
     def close(self) -> None:
         """Lets go of what it holds in memory, as a model."""

@@ -1,32 +1,28 @@
 """Asking a guard model, a language model that says `safe` or `unsafe` of a conversation, with `transformers`.
 
-Conversations are padded on the left and grouped by length, and answered greedily; a verdict does not depend on its batch.
+Conversations are padded on the left and grouped by length, and answered greedily; a verdict does not depend on its batch. What
+it said is kept (`verdicts.py`), so that nothing is asked twice.
 """
 
 from __future__ import annotations
 
+import itertools
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal
 
 from vlsafe.errors import StageInterrupted
-from vlsafe.stage import never, no_progress
+from vlsafe.eval.verdicts import Said, Turns, Verdict, known_as
+from vlsafe.stage import StageContext
 
 if TYPE_CHECKING:
     from vlsafe.sources import Source
 
-Turns = Sequence[Mapping[str, str]]  # role (user, assistant) and content; the last one is judged
 NEW_TOKENS = 24  # "unsafe" and a few categories; what goes on is in no known form
+WINDOW = 4096  # conversations that are held in memory, with the guard's own policy in front of each, and sorted by length
 _VERDICT = re.compile(r"safe|unsafe\s*\n\s*(S(?:1[0-4]|[1-9])(?:\s*,\s*S(?:1[0-4]|[1-9]))*)")
-
-
-class Verdict(NamedTuple):
-    """`harmful` is None where the guard said neither in its form, or the conversation is too long for it."""
-
-    harmful: bool | None
-    categories: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -45,7 +41,7 @@ def parse(answer: str) -> Verdict:
     found = _VERDICT.fullmatch(answer.strip())
     if not found:
         return Verdict(None)
-    return Verdict(found[1] is not None, tuple(re.findall(r"S\d+", found[1] or "")))
+    return Verdict(found[1] is not None, tuple(dict.fromkeys(re.findall(r"S\d+", found[1] or ""))))
 
 
 def open_guard(source: Source, device: Literal["auto", "cpu", "cuda"]) -> Guard:
@@ -68,6 +64,15 @@ def open_guard(source: Source, device: Literal["auto", "cpu", "cuda"]) -> Guard:
     return _opened[folder, where]
 
 
+def ran_on() -> dict[str, str]:
+    """Of the guard that is loaded, for the manifest; empty where nothing had to be asked."""
+    return {
+        name: value
+        for guard in _opened.values()
+        for name, value in (("device", guard.device), ("dtype", str(guard.model.dtype).removeprefix("torch.")))
+    }
+
+
 def close() -> None:
     """Lets go of the guard, and of the GPU's memory that it had."""
     import gc
@@ -82,26 +87,72 @@ def close() -> None:
 
 
 def judge(
-    guard: Guard,
-    conversations: Sequence[Turns],
+    source: Source,
+    conversations: Iterable[Turns | None],
     batch_size: int,
-    progress: Callable[[int, int, str], None] = no_progress,
-    should_stop: Callable[[], bool] = never,
+    ctx: StageContext,
+    said: Said | None = None,
+    tell: Callable[[int], None] = lambda done: None,
 ) -> list[Verdict]:
-    """A verdict on the last turn of each, in order. Raises `StageInterrupted` after a stop signal."""
-    prompts = [render(guard, turns) for turns in conversations]
-    tokens = guard.tokenizer(prompts, add_special_tokens=False)["input_ids"] if prompts else []
-    order = sorted(range(len(prompts)), key=lambda i: (-len(tokens[i]), i))
-    verdicts = [Verdict(None)] * len(prompts)
-    readable = [i for i in order if len(tokens[i]) <= guard.longest]
-    for start in range(0, len(readable), batch_size):
-        if should_stop():
-            raise StageInterrupted("judging was stopped: the same command begins it anew")
-        batch = readable[start : start + batch_size]
-        for i, verdict in zip(batch, ask(guard, [prompts[i] for i in batch]), strict=True):
-            verdicts[i] = verdict
-        progress(len(order) - len(readable) + start + len(batch), len(order), "")
-    return verdicts
+    """A verdict on the last turn of each, in order; none on None. `said` (the main rank's) holds those that are known and keeps
+    what the guard says, batch by batch; the guard is loaded when something is missing. Ranks share the batches, and call this
+    with the same conversations. Raises `StageInterrupted` after a stop signal.
+    """
+    found: list[Verdict] = []
+    known: dict[str, Verdict] = {"": Verdict(None)}
+
+    def counted(more: int) -> None:
+        tell(len(found) + more)
+
+    rest = iter(conversations)
+    while window := list(itertools.islice(rest, WINDOW)):
+        names = [known_as(turns) if turns is not None else "" for turns in window]
+        new = {name: turns for name, turns in zip(names, window, strict=True) if turns is not None and name not in known}
+        taken = {name: said.before[name] for name in new if name in said.before} if said else {}
+        mine = {name: said.mine[name] for name in new if name in said.mine} if said else {}
+        taken, mine = ctx.ranks.broadcast((taken, mine))
+        known |= {**mine, **taken}
+        missing = {name: turns for name, turns in new.items() if name not in taken}
+        if missing.keys() - mine.keys():
+            opened = open_guard(source, ctx.execution.device)
+            known |= _ask_all(opened, missing, mine, batch_size, ctx, said, counted)
+        found += [known[name] for name in names]
+        counted(0)
+    return found
+
+
+def _ask_all(
+    guard: Guard,
+    missing: Mapping[str, Turns],
+    mine: Mapping[str, Verdict],
+    batch_size: int,
+    ctx: StageContext,
+    said: Said | None,
+    tell: Callable[[int], None],
+) -> dict[str, Verdict]:
+    """Of all that are missing, but for batches of which everything was said in an earlier try (`mine`): so each conversation is
+    asked in the batch in which it would be if nothing had stopped that try."""
+    prompts = {name: render(guard, turns) for name, turns in missing.items()}
+    tokens = guard.tokenizer(list(prompts.values()), add_special_tokens=False)["input_ids"]
+    lengths = dict(zip(prompts, map(len, tokens), strict=True))
+    order = sorted(prompts, key=lambda name: -lengths[name])
+    readable = [name for name in order if lengths[name] <= guard.longest]
+    found = {name: Verdict(None) for name in order if lengths[name] > guard.longest}
+    if said is not None:
+        said.add(found)
+    batches = [readable[i : i + batch_size] for i in range(0, len(readable), batch_size)]
+    batches = [batch for batch in batches if not all(name in mine for name in batch)]
+    for first in range(0, len(batches), ctx.ranks.world):
+        if ctx.should_stop():
+            raise StageInterrupted("judging was stopped: what the guard said so far is kept")
+        own = batches[first + ctx.ranks.rank] if first + ctx.ranks.rank < len(batches) else []
+        answers = ask(guard, [prompts[name] for name in own]) if own else []
+        new = {name: v for part in ctx.ranks.gather(list(zip(own, answers, strict=True))) for name, v in part}
+        if said is not None:
+            said.add(new)
+        found |= new
+        tell(len({*found, *mine}))
+    return found
 
 
 def ask(guard: Guard, prompts: Sequence[str]) -> list[Verdict]:

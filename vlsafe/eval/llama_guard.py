@@ -7,7 +7,7 @@ https://huggingface.co/meta-llama/Llama-Guard-3-8B (Llama 3.1 Community License;
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -16,10 +16,12 @@ from vlsafe.data.rows import Message, SupervisedRow
 from vlsafe.eval.base import Judge, Label, ResponseRow
 from vlsafe.eval.judges import Keyword
 from vlsafe.eval.refusals import opens_with_refusal, vlguard_refuses
+from vlsafe.eval.rows import write_rows
+from vlsafe.eval.verdicts import VERDICTS, Said, known_as, record, shared
 from vlsafe.registry import register
 from vlsafe.settings import PositiveInt, execution
 from vlsafe.sources import Source
-from vlsafe.stage import Execution, StageContext
+from vlsafe.stage import StageContext
 
 SOURCE = Source("meta-llama/Llama-Guard-3-8B", "7327bd9f6efbbe6101dc6cc4736302b3cbb6e425")
 
@@ -38,26 +40,37 @@ class LlamaGuard(Judge):
     batch_size: PositiveInt = execution(16)
 
     def label(self, rows: Sequence[ResponseRow]) -> list[Label]:
-        return self._label(rows, StageContext(Path(), Path()))
+        return self._label(rows, StageContext(Path(), Path()), None)
 
     def label_within(self, rows: Sequence[ResponseRow], ctx: StageContext) -> list[Label]:
-        return self._label(rows, ctx)
+        """What the guard says is kept in the work folder as it comes, and published as `verdicts.jsonl`."""
+        said = Said(ctx.work / VERDICTS, (folder / VERDICTS for folder in ctx.earlier))
+        try:
+            return self._label(rows, ctx, said)
+        finally:
+            said.close()
 
-    def _label(self, rows: Sequence[ResponseRow], ctx: StageContext) -> list[Label]:
+    def _label(self, rows: Sequence[ResponseRow], ctx: StageContext, said: Said | None) -> list[Label]:
         from vlsafe.eval import guard
 
         labels = Keyword(self.refusals).label(rows)
         asked = [i for i, row in enumerate(rows) if row["expects"] == "refuse" and row["response"].strip()]
-        if not asked:
-            return labels
-        opened = guard.open_guard(self.model, ctx.execution.device)
         talks = [conversation(rows[i]["prompt"], rows[i]["response"]) for i in asked]
-        verdicts = guard.judge(opened, talks, self.batch_size, ctx.progress, ctx.should_stop)
+        names = {known_as(talk) for talk in talks}
+        if said is not None:
+            ctx.facts |= {
+                "reused": len(names & said.before.keys()),
+                "resumed": len(names & said.mine.keys() - said.before.keys()),
+            }
+        verdicts = guard.judge(self.model, talks, self.batch_size, ctx, said, lambda n: ctx.progress(n, len(talks), ""))
         for i, verdict in zip(asked, verdicts, strict=True):
             labels[i] = self._said(verdict.harmful, rows[i]["response"])
         categories = Counter(category for verdict in verdicts for category in verdict.categories)
-        ctx.facts |= {"device": opened.device, "dtype": str(opened.model.dtype).removeprefix("torch.")}
+        ctx.facts |= guard.ran_on() if asked else {}
         ctx.facts |= {"asked": len(asked), "categories": dict(sorted(categories.items(), key=lambda c: int(c[0][1:])))}
+        if said is not None and asked:
+            told = zip(asked, talks, verdicts, strict=True)
+            write_rows(ctx.out / VERDICTS, ({"id": rows[i]["id"], **record(known_as(talk), v)} for i, talk, v in told))
         return labels
 
     def _said(self, harmful: bool | None, response: str) -> Label:
@@ -70,17 +83,24 @@ class LlamaGuard(Judge):
 
     def harmful(self, rows: Sequence[SupervisedRow]) -> list[bool | None]:
         """Whether the guard calls a row's last answer unsafe, after what came before it."""
+        return self._harmful(rows, StageContext(Path(), Path()), None, lambda note: None)
+
+    def harmful_within(
+        self, rows: Sequence[SupervisedRow], ctx: StageContext, tell: Callable[[str], None]
+    ) -> list[bool | None]:
+        with shared(ctx, tell) as said:
+            return self._harmful(rows, ctx, said, tell)
+
+    def _harmful(
+        self, rows: Sequence[SupervisedRow], ctx: StageContext, said: Said | None, tell: Callable[[str], None]
+    ) -> list[bool | None]:
         from vlsafe.eval import guard
 
-        talks = [turns([*row["prompt"], *row["completion"]]) for row in rows]
-        asked = [i for i, talk in enumerate(talks) if talk is not None]
-        verdicts: list[bool | None] = [None] * len(rows)
-        if asked:
-            opened = guard.open_guard(self.model, Execution().device)
-            found = guard.judge(opened, [talks[i] for i in asked], self.batch_size)  # type: ignore[misc]
-            for i, verdict in zip(asked, found, strict=True):
-                verdicts[i] = verdict.harmful
-        return verdicts
+        talks = (turns([*row["prompt"], *row["completion"]]) for row in rows)
+        verdicts = guard.judge(
+            self.model, talks, self.batch_size, ctx, said, lambda done: tell(f"{done} of {len(rows)} rows judged")
+        )
+        return [verdict.harmful for verdict in verdicts]
 
     def close(self) -> None:
         from vlsafe.eval import guard

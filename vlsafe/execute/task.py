@@ -32,6 +32,7 @@ class StageOrder:
     family: str | None
     training: str | None = None  # for a snapshot: the key of the training that it is taken from,
     step: int | None = None  # and after which step of its last phase
+    verdicts: str | None = None  # of a filtered training: what its judge says is shared under this name
 
     @property
     def id(self) -> str:
@@ -64,6 +65,7 @@ def order_of(stage: Stage) -> StageOrder:
     return StageOrder(
         stage.kind, stage.key, stage.version, dict(stage.spec), dict(stage.settings), dict(stage.parents),
         stage.label, stage.cost_class, stage.cost_units, stage.family, stage.training, stage.step,
+        stage.verdicts,
     )  # fmt: skip
 
 

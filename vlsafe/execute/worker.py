@@ -198,6 +198,7 @@ class Worker:
             should_stop=(lambda: ranks.any(self.stop.is_set())) if agreed else self.stop.is_set,
             ranks=ranks,
             earlier=call.earlier,
+            verdicts=self.store.verdicts(order.verdicts, order.kind, order.training_key) if order.verdicts else None,
             step=order.step,
             snapshots=snapshots,
         )

@@ -75,11 +75,9 @@ def _execution(scored: Sequence[Scored]) -> tuple[str, ...]:
 
 
 def _several_judges(scored: Sequence[Scored]) -> bool:
-    seen: dict[tuple[str, str, str], str] = {}
-    return any(
-        seen.setdefault((s.result.cell, s.result.role, s.result.benchmark), _judge(s.result)) != _judge(s.result)
-        for s in scored
-    )
+    """Whether a benchmark has figures of more than one: of one cell, or of cells that differ in their judge."""
+    seen: dict[str, str] = {}
+    return any(seen.setdefault(s.result.benchmark, _judge(s.result)) != _judge(s.result) for s in scored)
 
 
 def _identity(row: Row) -> frozenset[tuple[str, str]]:

@@ -8,6 +8,7 @@ fits a screen.
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -16,7 +17,7 @@ from rich.console import Console
 from rich.text import Text
 
 from vlsafe.report.grid import AXIS_TITLES, Column, Entry, Grid, Line, span
-from vlsafe.report.text import fit, printable
+from vlsafe.report.text import fit, keep_ends, printable
 
 GAP = 1
 SCREEN = 30  # lines of a table that still show each seed
@@ -159,13 +160,16 @@ def _block(grid: Grid, columns: Sequence[Column], style: Style, width: int) -> l
         heading.stylize(look)
         heading.rstrip()
     which = [grid.columns.index(c) for c in columns]
+    fitted = [_fitted([line.labels[i] for line in grid.lines], width) for i, width in enumerate(labels)]
     previous: Line | None = None
     mean: Line | None = None
     for line in grid.lines:
         if previous is None or previous.is_cell != line.is_cell:
             lines.append(Text("─" * total, style="dim"))
         for shown, entries in _drawn(line, mean, which, style):
-            text = Text(" ".join(fit(label, w, left=True) for label, w in zip(shown, labels, strict=True)))
+            text = Text(
+                " ".join(fit(cut.get(label, label), w, left=True) for label, cut, w in zip(shown, fitted, labels, strict=True))
+            )
             for entry, size, left in zip(entries, sizes, lefts, strict=True):
                 spare = " " * (size - style.width)
                 text.append(" " * left + ("" if style.interval else spare))
@@ -176,6 +180,13 @@ def _block(grid: Grid, columns: Sequence[Column], style: Style, width: int) -> l
             lines.append(text)
         previous, mean = line, line if line.kind == "mean" else mean
     return lines
+
+
+def _fitted(labels: Sequence[str], width: int) -> dict[str, str]:
+    """Labels as they fit, those cut in the middle that would be alike if their ends were cut."""
+    cut = {label: fit(label, width, left=True) for label in labels}
+    alike = Counter(cut.values())
+    return {label: keep_ends(label, width) if alike[shown] > 1 else shown for label, shown in cut.items()}
 
 
 def _drawn(line: Line, mean: Line | None, which: Sequence[int], style: Style) -> list[tuple[Sequence[str], list[Text]]]:

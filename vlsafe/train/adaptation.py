@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from vlsafe.data.rows import Purpose, TrainingData
 from vlsafe.errors import ConfigError
+from vlsafe.eval.base import Judge
 from vlsafe.registry import Component, register
 from vlsafe.settings import Fraction, NonNegativeInt, Seed, added, execution
 from vlsafe.stage import StageContext
@@ -22,8 +23,7 @@ class Adaptation(Component):
     """Base of the group `adaptation`: from the artifact `ctx.parents["model"]` to a model artifact in `ctx.out`."""
 
     trains: ClassVar[bool] = True  # false: there is no such stage
-    filter: str | None = None  # the judge that reads the rows before training
-    local: str | None = None  # the mirror that its model may be read from
+    filter: Judge | None = None  # reads the rows before training
     save_dtype: SaveDtype = "parent"  # of the weights that are published
 
     @property
@@ -33,10 +33,10 @@ class Adaptation(Component):
 
     def check(self) -> None:
         """Raises `ConfigError` where settings contradict each other: called when cells are composed."""
-        from vlsafe.train.filter import filter_judge
+        from vlsafe.train.filter import check_filter
 
         if self.filter is not None:
-            filter_judge(self.filter, self.local)
+            check_filter(self.filter)
 
     def check_order(self, order: str) -> None:
         """Raises `ConfigError` for an order of adaptation and safety tuning that can't be: called when cells are composed."""
@@ -45,7 +45,13 @@ class Adaptation(Component):
         """The part of the key that is the filter's: which version of which judge."""
         from vlsafe.train.filter import filter_spec
 
-        return filter_spec(self.filter, self.local)
+        return filter_spec(self.filter)
+
+    def filter_settings(self) -> dict[str, Any]:
+        """Those of the filter's judge that its name alone doesn't say."""
+        from vlsafe.train.filter import unusual
+
+        return unusual(self.filter)
 
     @property
     def last_step(self) -> int | None:
@@ -69,6 +75,11 @@ class Adaptation(Component):
         run_and_save(self.phases(data), ctx, self.save_dtype)
 
 
+def judges_name(judge: Judge | None) -> str | None:
+    """What a filter is in an adaptation's own spec; its judge's settings stand beside that (`filter_spec`)."""
+    return None if judge is None else judge.component_name
+
+
 @register("adaptation", "none")
 @dataclass(frozen=True)
 class NoAdaptation(Adaptation):
@@ -84,10 +95,14 @@ class Trained(Adaptation):
     seed: Seed = 0
     lora: Lora | None = added(None)  # adapters of the language model in place of its weights; the projector in full
     checkpoints: NonNegativeInt = execution(0)  # intermediate models kept and evaluated: their keys are their own
-    filter: str | None = added(None)  # the judge whose harmful rows are replaced before training
+    filter: Any = added(None, spec=judges_name)  # the judge whose harmful rows are replaced before training: NAME, or {name: …}
     most_removed: Fraction = execution(0.5)  # a filter that would remove more of the rows stops the stage
     save_dtype: SaveDtype = added("parent")  # of the weights that are published; parent: as those that training starts from
-    local: str | None = execution(None)  # set by the run's `local`
+
+    def __post_init__(self) -> None:
+        from vlsafe.train.filter import filter_judge
+
+        object.__setattr__(self, "filter", filter_judge(self.filter))
 
     def check_phase(self, where: str, optimization: Optimization) -> None:
         """Of the phase that trains both. Raises `ConfigError` where settings contradict each other."""
@@ -130,27 +145,24 @@ class Llava(Trained):
 
         from vlsafe.data.mix import Mixed
         from vlsafe.train.engine import Phase
-        from vlsafe.train.filter import read_rows
+        from vlsafe.train.filter import Wanted
 
         first, second = self.projector, self.instruct
         instructions = second.rows + more_rows
         steps = -(-(instructions + len(more)) // second.batch_size)
         joint = replace(second, steps=steps)
 
+        pairs = Wanted(data, "projector", first.rows, self.seed, self.filter, self.most_removed)
+        wanted = Wanted(data, "instruct", instructions, self.seed, self.filter, self.most_removed)
+
         def instruct() -> Sequence[Any]:
-            rows = read_rows(data, "instruct", instructions, self.seed, self.filter, self.most_removed, self.local)
-            return Mixed([rows, more], self.seed) if more else rows
+            return Mixed([wanted.read(), more], self.seed) if more else wanted.read()
 
         return [
+            Phase("projector", "sft", pairs.read, first, ("projector",), self.seed, sift=pairs.sift),
             Phase(
-                name="projector",
-                method="sft",
-                rows=lambda: read_rows(data, "projector", first.rows, self.seed, self.filter, self.most_removed, self.local),
-                optimization=first,
-                trainable=("projector",),
-                seed=self.seed,
+                "instruct", "sft", instruct, joint, ("language_model", "projector"), self.seed, lora=self.lora, sift=wanted.sift
             ),
-            Phase("instruct", "sft", instruct, joint, ("language_model", "projector"), self.seed, lora=self.lora),
         ]
 
 

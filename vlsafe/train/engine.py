@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import shutil
 import time
 from collections import Counter
@@ -45,6 +46,9 @@ class Phase:
     seed: int
     options: Mapping[str, Any] = field(default_factory=dict)  # of TRL's config: dpo {"beta": 0.1}
     lora: Lora | None = None  # of the language model only adapters are trained
+    sift: Callable[[StageContext, Callable[[str], None]], None] | None = (
+        None  # called before any model is loaded: a judge may be
+    )
 
 
 def run_phases(
@@ -67,6 +71,12 @@ def run_phases(
     folders = [ctx.work / f"{i}-{phase.name}" for i, phase in enumerate(phases)]
     marks = ctx.ranks.broadcast(finished_phases(folders) if ctx.ranks.main else [])
     finished = len(marks)
+    total = sum(phase.optimization.steps for phase in phases)
+    done = sum(phase.optimization.steps for phase in phases[:finished])
+    with unsplit():
+        for phase in phases[finished:]:
+            if phase.sift is not None:
+                phase.sift(ctx, functools.partial(say, ctx, done, total, phase.name))
 
     def fresh(done: int) -> tuple[Any, Any, dict[str, Any]]:
         """The model as it is after that many phases, its processor, and the dtypes that the parent is stored in."""
@@ -87,8 +97,6 @@ def run_phases(
     def elapsed() -> float:
         return round(float(ctx.facts["earlier_seconds"]) + time.monotonic() - began, 3)
 
-    total = sum(phase.optimization.steps for phase in phases)
-    done = sum(phase.optimization.steps for phase in phases[:finished])
     for number in range(finished, len(phases)):
         phase, folder = phases[number], folders[number]
         if way.zero is not None and number > finished:
@@ -127,6 +135,10 @@ def run_phases(
     if model is not None:
         cast(model.eval(), dtypes)
     return model, processor
+
+
+def say(ctx: StageContext, done: int, total: int, where: str, note: str) -> None:
+    ctx.progress(done, total, f"{where}, {note}")
 
 
 def wanted_checkpoint(folder: Path, layout: str, snapshots: Snapshots | None) -> Checkpoint | None:

@@ -8,7 +8,7 @@ moves.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
 from vlsafe import registry
@@ -17,88 +17,117 @@ from vlsafe.data.rows import SupervisedRow, TrainingData
 from vlsafe.errors import CheckError, ConfigError
 from vlsafe.eval.base import Judge
 from vlsafe.settings import spec_of
-from vlsafe.sources import placed
+from vlsafe.stage import StageContext
 
+SupervisedPurpose = Literal["projector", "instruct"]
 LISTED_IDS = 10_000  # the most that facts list of the removed rows of one source; the counts are always of all
 
 
-def filter_judge(name: str, local: str | None = None) -> Judge:
-    """The judge of that name, its model read from the mirror `local` where that has it; raises `ConfigError` where it can't
-    read training rows."""
-    judge: Judge = placed(registry.make("judge", {"name": name}, "adaptation.filter"), local)
-    if not judge.tells_harm():
-        able = [n for n in registry.names("judge") if registry.get("judge", n).tells_harm()]  # type: ignore[attr-defined]
-        raise ConfigError(
-            f"adaptation.filter={name}: this judge labels answers to benchmarks and can't tell harm in training rows;"
-            f" set one that can ({', '.join(able)}), or null for no filter"
-        )
+def filter_judge(asked: Any) -> Judge | None:
+    """The judge that `adaptation.filter` names, alone or with settings of its own (`{name: llama_guard, batch_size: 8}`)."""
+    if asked is None or isinstance(asked, Judge):
+        return asked
+    if not isinstance(asked, str | Mapping):
+        raise ConfigError(f"adaptation.filter={asked!r}: must be a judge's name, or {{name: NAME, setting: VALUE}}, or null")
+    judge: Judge = registry.make("judge", {"name": asked} if isinstance(asked, str) else asked, "adaptation.filter")
     return judge
 
 
-def filter_spec(name: str | None, local: str | None = None) -> dict[str, Any]:
+def check_filter(judge: Judge) -> None:
+    """Raises `ConfigError` for a judge that can't read training rows."""
+    if not judge.tells_harm():
+        able = [n for n in registry.names("judge") if registry.get("judge", n).tells_harm()]  # type: ignore[attr-defined]
+        raise ConfigError(
+            f"adaptation.filter={judge.component_name}: this judge labels answers to benchmarks and can't tell harm in training"
+            f" rows; set one that can ({', '.join(able)}), or null for no filter"
+        )
+
+
+def filter_spec(judge: Judge | None) -> dict[str, Any]:
     """What a filter adds to the key: the judge's settings and the version of what it calls harmful."""
-    if name is None:
+    return {} if judge is None else {"filter": spec_of(judge) | {"version": judge.harm_version}}
+
+
+def unusual(judge: Judge | None) -> dict[str, Any]:
+    """What of its settings is not as by its name alone, to tell cells apart: which files its model is read from, for one."""
+    if judge is None:
         return {}
-    judge = filter_judge(name, local)
-    return {"filter": spec_of(judge) | {"version": judge.harm_version}}
+    usual = spec_of(registry.make("judge", {"name": judge.component_name}))
+    return {name: value for name, value in spec_of(judge).items() if value != usual.get(name)}
 
 
-class Kept(Sequence[SupervisedRow]):
-    """The rows of `rows` at the places `kept`; a row is fetched when it is asked for. `facts` go into the manifest."""
+class Part(Sequence[SupervisedRow]):
+    """The rows of `rows` at `places`; a row is fetched when it is asked for."""
 
-    def __init__(self, rows: Sequence[SupervisedRow], kept: Sequence[int], facts: dict[str, Any]) -> None:
-        self._rows, self._kept = rows, kept
-        self.facts, self.most_broken = {**joined_facts([rows]), **facts}, most_broken([rows])
+    def __init__(self, rows: Sequence[SupervisedRow], places: Sequence[int]) -> None:
+        self._rows, self._places = rows, places
 
     def __len__(self) -> int:
-        return len(self._kept)
+        return len(self._places)
 
     def __getitem__(self, index: Any) -> Any:
         if isinstance(index, slice):
-            return [self._rows[place] for place in self._kept[index]]
-        return self._rows[self._kept[index]]
+            return [self._rows[place] for place in self._places[index]]
+        return self._rows[self._places[index]]
 
 
-def read_rows(
+class Kept(Part):
+    """The rows that a filter leaves. `facts` go into the manifest."""
+
+    def __init__(self, rows: Sequence[SupervisedRow], kept: Sequence[int], facts: dict[str, Any]) -> None:
+        super().__init__(rows, kept)
+        self.facts, self.most_broken = {**joined_facts([rows]), **facts}, most_broken([rows])
+
+
+class Wanted:
+    """The first `n` rows for a purpose; with a filter the first `n` that its judge says are harmless.
+
+    `sift` has them judged, before the model is loaded that is trained: the judge's own may be as large. `read` gives them, when
+    their phase starts.
+    """
+
+    def __init__(
+        self, data: TrainingData, purpose: SupervisedPurpose, n: int, seed: int, judge: Judge | None, most_removed: float
+    ) -> None:
+        self.data, self.purpose, self.n, self.seed, self.judge, self.most_removed = data, purpose, n, seed, judge, most_removed
+        self._kept: Sequence[SupervisedRow] | None = None
+
+    def sift(self, ctx: StageContext, tell: Callable[[str], None]) -> None:
+        """All ranks call it. Raises as `sifted` does, `StageInterrupted` after a stop signal."""
+        if self.judge is not None and self.n:
+            try:
+                self._kept = sifted(self.judge, self.data, self.purpose, self.n, self.seed, self.most_removed, ctx, tell)
+            finally:
+                self.judge.close()
+
+    def read(self) -> Sequence[SupervisedRow]:
+        if self.judge is None or not self.n:
+            return self.data.supervised(self.purpose, self.n, self.seed) if self.n else []
+        if self._kept is None:
+            raise RuntimeError(f"the {self.purpose} rows are read before they were judged")
+        return self._kept
+
+
+def sifted(
+    judge: Judge,
     data: TrainingData,
-    purpose: Literal["projector", "instruct"],
+    purpose: SupervisedPurpose,
     n: int,
     seed: int,
-    filter: str | None,
     most_removed: float,
-    local: str | None = None,
-) -> Sequence[SupervisedRow]:
-    """The first `n` rows for `purpose`; with a filter the first `n` that its judge says are harmless.
-
-    A judge that runs a model lets go of it afterwards: training needs its memory. Each rank asks it the same.
+    ctx: StageContext,
+    tell: Callable[[str], None] = lambda note: None,
+) -> Kept:
+    """The first `n` rows that the judge says are harmless.
 
     Raises `CheckError` where more than the share `most_removed` of the rows would be removed, or where the source ends.
     """
-    if n == 0:
-        return []
-    if filter is None:
-        return data.supervised(purpose, n, seed)
-    judge = filter_judge(filter, local)
-    try:
-        return _filtered(judge, data, purpose, n, seed, filter, most_removed)
-    finally:
-        judge.close()
-
-
-def _filtered(
-    judge: Judge,
-    data: TrainingData,
-    purpose: Literal["projector", "instruct"],
-    n: int,
-    seed: int,
-    filter: str,
-    most_removed: float,
-) -> Sequence[SupervisedRow]:
+    filter = judge.component_name
     verdicts: list[bool | None] = []
     drawn = n
     while True:
         rows = data.supervised(purpose, drawn, seed)
-        verdicts += read(judge, rows[len(verdicts) :], filter)
+        verdicts += verdicts_on(judge, Part(rows, range(len(verdicts), len(rows))), ctx, tell)
         harmless = [place for place, harmful in enumerate(verdicts) if harmful is False]
         removed = len(verdicts) - len(harmless)
         if removed > most_removed * len(verdicts) or not harmless:
@@ -119,10 +148,15 @@ def _filtered(
     return Kept(rows, kept, {"filter": facts(judge, purpose, rows, verdicts[: kept[-1] + 1])})
 
 
-def read(judge: Judge, rows: Sequence[SupervisedRow], name: str) -> list[bool | None]:
-    verdicts = list(judge.harmful(rows))
+def verdicts_on(
+    judge: Judge, rows: Sequence[SupervisedRow], ctx: StageContext, tell: Callable[[str], None]
+) -> list[bool | None]:
+    verdicts = list(judge.harmful_within(rows, ctx, tell))
     if len(verdicts) != len(rows) or not all(v is None or isinstance(v, bool) for v in verdicts):
-        raise CheckError(f"adaptation.filter={name} must say true, false or none of each row: {len(rows)} rows, {verdicts[:9]}")
+        raise CheckError(
+            f"adaptation.filter={judge.component_name} must say true, false or none of each row: {len(rows)} rows,"
+            f" {verdicts[:9]}"
+        )
     return verdicts
 
 

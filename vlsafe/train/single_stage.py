@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +10,7 @@ from vlsafe.data.mix import Mixed, counts
 from vlsafe.data.rows import Purpose, TrainingData
 from vlsafe.registry import register
 from vlsafe.settings import Fraction
+from vlsafe.stage import StageContext
 from vlsafe.train.adaptation import Trained, check_checkpoints, evenly
 from vlsafe.train.optimization import Optimization
 
@@ -51,17 +52,24 @@ class SingleStage(Trained):
 
     def phases(self, data: TrainingData, more_rows: int = 0, more: Sequence[Any] = ()) -> list[Phase]:
         from vlsafe.train.engine import Phase
-        from vlsafe.train.filter import read_rows
+        from vlsafe.train.filter import Wanted
 
         setting = self.optimization
         n = counts({"projector": self.pairs, "instruct": 1.0 - self.pairs}, setting.rows)
         n["instruct"] += more_rows
         steps = -(-(sum(n.values()) + len(more)) // setting.batch_size)
 
+        pairs = Wanted(data, "projector", n["projector"], self.seed, self.filter, self.most_removed)
+        instructions = Wanted(data, "instruct", n["instruct"], self.seed, self.filter, self.most_removed)
+
+        def sift(ctx: StageContext, tell: Callable[[str], None]) -> None:
+            pairs.sift(ctx, tell)
+            instructions.sift(ctx, tell)
+
         def rows() -> Sequence[Any]:
-            pairs = read_rows(data, "projector", n["projector"], self.seed, self.filter, self.most_removed, self.local)
-            instructions = read_rows(data, "instruct", n["instruct"], self.seed, self.filter, self.most_removed, self.local)
-            return Mixed([pairs, instructions, more], self.seed)
+            return Mixed([pairs.read(), instructions.read(), more], self.seed)
 
         joint = replace(setting, steps=steps)
-        return [Phase("single_stage", "sft", rows, joint, ("language_model", "projector"), self.seed, lora=self.lora)]
+        return [
+            Phase("single_stage", "sft", rows, joint, ("language_model", "projector"), self.seed, lora=self.lora, sift=sift)
+        ]
