@@ -126,3 +126,17 @@ def test_a_real_model_with_the_microworlds_benchmarks_is_refused(grid: Grid) -> 
 def test_the_microworld_with_real_rows_or_benchmarks_is_refused(grid: Grid, override: str) -> None:
     with pytest.raises(ConfigError, match=r"microworld.*\+experiment="):
         grid(override)
+
+
+@pytest.mark.parametrize(("preset", "padded"), [("llava15_released", True), ("paper_llama2", False), ("paper_tulu2", False),
+                                                ("qwen25_vl_released", False), ("smollm2_laptop", False)])  # fmt: skip
+def test_pictures_are_asked_as_they_are_trained_on(grid: Grid, preset: str, padded: bool) -> None:
+    """LLaVA-1.5, VLGuard's tuning and SPA-VL pad to a square, and so must who goes on from there."""
+    for tuning in ("sft", "dpo"):
+        for cell in grid(f"+experiment={preset}", f"safety_tune={tuning}", "safety_tune.order=after"):
+            assert cell.components["engine"].pad_to_square is padded
+            data = cell.components["data"]
+            shown = {**data.instruct, **data.safety, **data.preference}  # without text-only sets and LLaVA's first stage
+            for name in {"llava_instruct", "vlguard", "spa_vl"} & shown.keys():
+                assert shown[name].pad_to_square is padded, name
+            assert not any(share.pad_to_square for share in data.projector.values())
