@@ -1,5 +1,5 @@
-"""Options of adaptation and safety_tune mean the microworld's trainings until `recipes` says otherwise: a real model is not trained
-by them unasked. A learning rate of one's own is asking."""
+"""Options of adaptation and safety_tune mean the microworld's trainings until `recipes` says otherwise: a real model is not
+trained by them unasked. A learning rate of one's own is asking."""
 
 from __future__ import annotations
 

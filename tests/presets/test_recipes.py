@@ -130,7 +130,7 @@ BY_HAND = ("model=llama2_7b", "data=llava_vlguard", "eval=first", "judge=keyword
     [
         (
             (),
-            r"adaptation=llava: model=llama2_7b .*projector.learning_rate=0.006 for 350 steps, .*instruct.*recipes=real .*laptop",
+            r"adaptation=llava: model=llama2_7b .*projector.learning_rate=0.006 for 350 steps, .*recipes=real .*laptop",
         ),
         (("recipes=microworld",), r"adaptation=llava: .* recipes=real"),
         (("adaptation.instruct.learning_rate=2e-5",), r"\(adaptation.projector.learning_rate=0.006 for 350 steps\)"),

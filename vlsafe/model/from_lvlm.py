@@ -15,6 +15,7 @@ from vlsafe.model import templates
 from vlsafe.model.assembled import FILES, TEMPLATE, Dtype, copy_licences, read_text_config, read_tokenizer
 from vlsafe.model.components import ModelSource
 from vlsafe.registry import register
+from vlsafe.settings import PositiveInt, added
 from vlsafe.sources import Source
 from vlsafe.stage import StageContext
 
@@ -28,7 +29,8 @@ class FromLvlm(ModelSource):
     """`llm` is the language model that `lvlm` was made from.
 
     `vocabulary`: where the released model has more rows, `lvlm_rows` takes the last ones from it; `exact` is an error.
-    `tower` and `chat_template` are for LLaVA's own layout, which brings neither a processor nor always a tower.
+    `tower` and `chat_template` are for LLaVA's own layout, which brings neither a processor nor always a tower. `min_pixels` and
+    `max_pixels` are for families whose pictures keep their size (Qwen2.5-VL); released models behind this one take them over.
     """
 
     llm: Source
@@ -37,6 +39,8 @@ class FromLvlm(ModelSource):
     chat_template: str | None = None
     vocabulary: Literal["exact", "lvlm_rows"] = "lvlm_rows"
     dtype: Dtype = "as_stored"  # as_stored: as the released model's
+    min_pixels: PositiveInt | None = added(None)  # of a picture, which is enlarged to it; null: the released model's
+    max_pixels: PositiveInt | None = added(None)  # of a picture, which is reduced to it
 
     def check(self) -> None:
         templates.check_name(self.chat_template, TEMPLATE)
@@ -45,6 +49,7 @@ class FromLvlm(ModelSource):
         from vlsafe.model.load import template_hash
         from vlsafe.model.original import tower_parts
         from vlsafe.model.released import open_lvlm, write_lvlm
+        from vlsafe.model.shown import limit
 
         if not ctx.ranks.main:
             return
@@ -55,6 +60,7 @@ class FromLvlm(ModelSource):
 
         given = None if self.tower is None else partial(parts, self.tower)
         model = open_lvlm(self.lvlm.fetch(FILES), self.lvlm.where(), given)
+        limit(model.processor, self.min_pixels, self.max_pixels, model.where)
         folder = self.llm.fetch(FILES)
         own_rows = model.rows
         released = dict(model.places)
