@@ -29,8 +29,9 @@ class FromLvlm(ModelSource):
     """`llm` is the language model that `lvlm` was made from.
 
     `vocabulary`: where the released model has more rows, `lvlm_rows` takes the last ones from it; `exact` is an error.
-    `tower` and `chat_template` are for LLaVA's own layout, which brings neither a processor nor always a tower. `min_pixels` and
-    `max_pixels` are for families whose pictures keep their size (Qwen2.5-VL); released models behind this one take them over.
+    `tower` and `chat_template` are for LLaVA's own layout, which brings neither a processor nor always a tower.
+    `min_pixels` and `max_pixels` are for families whose pictures keep their size (Qwen2.5-VL); a released model behind this one
+    takes them over.
     """
 
     llm: Source

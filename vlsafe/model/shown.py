@@ -66,14 +66,11 @@ def _said(value: Any) -> str:
 def limited_as(processor: Any, other: Any) -> dict[str, Any]:
     """Gives `processor` the limits that `other` has for the size of a picture, where pictures keep their sizes. Returns what of
     the two differs and is no error, for the manifest."""
-    told: dict[str, Any] = {}
-    if family_of(processor).keeps_sizes and _plain(processor.image_processor.size) != _plain(other.image_processor.size):
-        told["picture_limits"] = {
-            "released": _plain(processor.image_processor.size),
-            "used": _plain(other.image_processor.size),
-        }
-        processor.image_processor.size = other.image_processor.size
-    return told
+    own, theirs = (_plain(p.image_processor.to_dict().get("size")) for p in (processor, other))
+    if not family_of(processor).keeps_sizes or own == theirs:
+        return {}
+    processor.image_processor.size = other.image_processor.size
+    return {"picture_limits": {"released": own, "used": theirs}}
 
 
 def limit(processor: Any, least: int | None, most: int | None, where: str) -> None:
@@ -94,7 +91,7 @@ def limit(processor: Any, least: int | None, most: int | None, where: str) -> No
     }
     if size["longest_edge"] < max(token, size["shortest_edge"]):
         raise CheckError(
-            f"{named}: pictures of {where} would have {size['shortest_edge']} pixels at least and {size['longest_edge']} at most;"
-            f" set model.max_pixels to no less than model.min_pixels, and to {token} (one token) or more"
+            f"{named}: pictures of {where} would have {size['shortest_edge']} pixels at least and {size['longest_edge']} at"
+            f" most; set model.max_pixels to no less than model.min_pixels, and to {token} (one token) or more"
         )
     pictures.size = size
