@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from vlsafe.sources import Source
 
 Turns = Sequence[Mapping[str, str]]  # role (user, assistant) and content; the last one is judged
+FILES = ("*.json", "*.safetensors", "*.model", "*.jinja")  # of its repository
 NEW_TOKENS = 24  # "unsafe" and a few categories; what goes on is in no known form
 _VERDICT = re.compile(r"safe|unsafe\s*\n\s*(S(?:1[0-4]|[1-9])(?:\s*,\s*S(?:1[0-4]|[1-9]))*)")
 
@@ -53,7 +54,7 @@ def open_guard(source: Source, device: Literal["auto", "cpu", "cuda"]) -> Guard:
     from vlsafe.eval import decoding
     from vlsafe.model.load import load_model, load_processor, pick_device, template_hash
 
-    folder = source.fetch(allow=["*.json", "*.safetensors", "*.model", "*.jinja"]).absolute()
+    folder = source.fetch(FILES).absolute()
     where = str(pick_device(device))
     if (folder, where) not in _opened:
         close()

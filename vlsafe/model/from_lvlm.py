@@ -5,6 +5,7 @@ That is the role `base` of a released model: its tower, projector, processor and
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -46,6 +47,9 @@ class FromLvlm(ModelSource):
     def check(self) -> None:
         templates.check_name(self.chat_template, TEMPLATE)
 
+    def reads(self, field: str) -> Sequence[str]:
+        return FILES
+
     def build(self, ctx: StageContext) -> None:
         from vlsafe.model.load import template_hash
         from vlsafe.model.original import tower_parts
@@ -57,12 +61,12 @@ class FromLvlm(ModelSource):
         ctx.progress(0, 1, f"reading {self.lvlm.where()}")
 
         def parts(tower: Source) -> Any:
-            return tower_parts(tower.fetch(FILES), tower.where(), self.chat_template)
+            return tower_parts(tower.fetch(self.reads("tower")), tower.where(), self.chat_template)
 
         given = None if self.tower is None else partial(parts, self.tower)
-        model = open_lvlm(self.lvlm.fetch(FILES), self.lvlm.where(), given)
+        model = open_lvlm(self.lvlm.fetch(self.reads("lvlm")), self.lvlm.where(), given)
         limit(model.processor, self.min_pixels, self.max_pixels, model.where)
-        folder = self.llm.fetch(FILES)
+        folder = self.llm.fetch(self.reads("llm"))
         own_rows = model.rows
         released = dict(model.places)
         rows = put_language_model(model, folder, self.llm.where(), self.vocabulary)

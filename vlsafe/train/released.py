@@ -6,6 +6,7 @@ the two can be merged, and writes it once in our layout.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -40,6 +41,9 @@ class ReleasedAdaptation(Adaptation):
     def cost_units(self) -> float:
         return 1.0
 
+    def reads(self, field: str) -> Sequence[str]:
+        return FILES
+
     def purposes(self) -> tuple[Purpose, ...]:
         return ()
 
@@ -70,6 +74,9 @@ class ReleasedTuning(SafetyTune):
     @property
     def cost_units(self) -> float:
         return 1.0
+
+    def reads(self, field: str) -> Sequence[str]:
+        return FILES
 
     def purposes(self) -> tuple[Purpose, ...]:
         return ()
