@@ -1,6 +1,6 @@
 """Pickled weights to safetensors, once, where you trust who made them:
 
-    hf download lmsys/vicuna-7b-v1.5 --local-dir pickled
+    hf download lmsys/vicuna-7b-v1.5 --revision 3321f76e3f527bd14065daf69dad9344000a201d --local-dir pickled
     python -m vlsafe.model.convert pickled mirror/lmsys/vicuna-7b-v1.5
     python launch/train.py … local=mirror
 
