@@ -46,7 +46,14 @@ def test_every_option_for_real_models_composes_and_plans(
     for purpose in PURPOSES:  # where data=jsonl looks for a user's own rows
         (tmp_path / "data").mkdir(exist_ok=True)
         (tmp_path / "data" / f"{purpose}.jsonl").write_text("{}\n")
-    chosen = {"model": "llama2_7b", "data": "llava_vlguard", "eval": "first", "judge": "keyword", group: option}
+    chosen = {
+        "model": "llama2_7b",
+        "data": "llava_vlguard",
+        "eval": "first",
+        "judge": "keyword",
+        "recipes": "real",
+        group: option,
+    }
     plan = make_plan(grid(*(f"{name}={value}" for name, value in chosen.items())))
     assert plan.cells[0].cell.choices[group] == option
     assert plan.cells[0].evaluations

@@ -30,6 +30,7 @@ from vlsafe.execute.survey import Survey, survey
 from vlsafe.hydra_plugins import Grid, register_plugins, search_path, take_over
 from vlsafe.plan import Plan, make_plan
 from vlsafe.plugins import check_configs
+from vlsafe.recipes import check_recipes
 from vlsafe.sources import check_resolved
 from vlsafe.stand_in.notice import notice_for
 from vlsafe.store import Store
@@ -135,9 +136,11 @@ def run_one(config: DictConfig) -> int:
 def cells_of(grid: Grid) -> list[Cell]:
     cells = []
     for config in grid.configs:
+        check_worlds(config, {g: str(config.hydra.runtime.choices.get(g)) for g in GROUPS})
+    check_recipes(grid.configs, {*(o.lstrip("+").partition("=")[0] for o in grid.overrides), *grid.swept})
+    for config in grid.configs:
         choices = OmegaConf.to_container(config.hydra.runtime.choices)
         assert isinstance(choices, dict)
-        check_worlds(config, {g: str(choices.get(g)) for g in GROUPS})
         plain = OmegaConf.to_container(_without_hydra(config), resolve=True, throw_on_missing=True)
         assert isinstance(plain, dict)
         cells.append(make_cell(*as_it_runs(plain, choices)))

@@ -260,11 +260,12 @@ def _plan_evaluations(
         if benchmark.needs_image and not sees_images:
             continue
         name = benchmark.title
-        asked = {"benchmark": spec_of(benchmark) | {"version": benchmark.version}, "engine": spec_of(engine)}
+        asking = suite.engine_for(name, engine)
+        asked = {"benchmark": spec_of(benchmark) | {"version": benchmark.version}, "engine": spec_of(asking)}
         family = digest({"family": asked, "version": SCHEMA_VERSIONS["generate"], "model": plan.stages[model].key})
         generate = _stage(
             plan, "generate", asked | {"limit": suite.limit},
-            {"benchmark": settings_of(benchmark), "engine": settings_of(engine), "limit": suite.limit},
+            {"benchmark": settings_of(benchmark), "engine": settings_of(asking), "limit": suite.limit},
             {"model": model}, f"{plan.stages[model].label} · {name}",
             (f"{cell.choices['model']}+{engine.component_name}+{name}", float(suite.limit or 1000)), family,
         )  # fmt: skip

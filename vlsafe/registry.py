@@ -12,7 +12,7 @@ from __future__ import annotations
 import functools
 import importlib
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar, TypeVar
 
 from vlsafe.contracts import check_component, check_frozen, check_name
@@ -55,6 +55,10 @@ class Component:
     group: ClassVar[str]
     component_name: ClassVar[str]
     version: ClassVar[int] = 1
+
+    def reads(self, field: str) -> Sequence[str] | None:
+        """Patterns of the files that are read of the source in the setting `field`, and downloaded; None: all of them."""
+        return None
 
 
 C = TypeVar("C", bound=type[Component])

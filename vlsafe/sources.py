@@ -14,6 +14,7 @@ import dataclasses
 import functools
 import os
 import re
+import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -95,8 +96,8 @@ class Source:
             raise SourceError(unresolved(self))
         from huggingface_hub import snapshot_download
 
-        with hub_errors(self):
-            patterns = list(allow) if allow else None
+        patterns = list(allow) if allow else None
+        with hub_errors(self, patterns):
             return Path(snapshot_download(str(self.id), repo_type=self.kind, revision=self.revision, allow_patterns=patterns))
 
 
@@ -129,8 +130,8 @@ def unresolved(source: Source) -> str:
 class hub_errors:  # noqa: N801
     """Turns what the hub's client raises into one line that says what to do."""
 
-    def __init__(self, source: Source) -> None:
-        self.source = source
+    def __init__(self, source: Source, allow: Sequence[str] | None = None) -> None:
+        self.source, self.allow = source, allow
 
     def __enter__(self) -> None:
         return None
@@ -138,7 +139,7 @@ class hub_errors:  # noqa: N801
     def __exit__(self, _kind: Any, error: BaseException | None, _trace: Any) -> Literal[False]:
         if not isinstance(error, Exception) or isinstance(error, SourceError):
             return False
-        told = explain(error, self.source)
+        told = explain(error, self.source, self.allow)
         if told is not None:
             raise SourceError(told) from error
         return False
@@ -150,7 +151,17 @@ def page(source: Source) -> str:
     return f"{host}/{'datasets/' if source.kind == 'dataset' else ''}{source.id}"
 
 
-def explain(error: Exception, source: Source) -> str | None:
+def download(source: Source, allow: Sequence[str] | None, to: str | None = None) -> str:
+    """The command that downloads what `fetch(allow)` reads, into the hub's cache or the folder `to`."""
+    parts = ["hf", "download", str(source.id)]
+    parts += ["--repo-type", "dataset"] if source.kind == "dataset" else []
+    parts += [] if source.revision in (None, UNRESOLVED) else ["--revision", str(source.revision)]
+    parts += [part for pattern in allow or () for part in ("--include", pattern)]
+    parts += [] if to is None else ["--local-dir", to]
+    return shlex.join(parts)
+
+
+def explain(error: Exception, source: Source, allow: Sequence[str] | None = None) -> str | None:
     """The line for an error of the hub's client; None for any other error."""
     from huggingface_hub import errors
 
@@ -164,11 +175,9 @@ def explain(error: Exception, source: Source) -> str | None:
             f"{source.id}: the hub has no commit {source.revision} of it: set revision to one that is listed at {page(source)}"
         )
     if isinstance(error, (errors.HfHubHTTPError, errors.LocalEntryNotFoundError, errors.OfflineModeIsEnabled, OSError)):
-        repository = f"{source.id}{' --repo-type dataset' if source.kind == 'dataset' else ''}"
         return (
             f"{source.id}: is not in the local cache and the hub can't be reached ({type(error).__name__}): download it where"
-            f" there is a network (hf download {repository} --revision {source.revision or 'main'}), or set its folder or a"
-            " mirror (local=FOLDER)"
+            f" there is a network ({download(source, allow)}), or set its folder or a mirror (local=FOLDER)"
         )
     return None
 

@@ -141,7 +141,15 @@ def test_it_is_said_before_anything_runs(tmp_path: Path, grid: Grid) -> None:
     filled(tmp_path / "two", "a.jsonl", "b.jsonl")
     filled(tmp_path / "hub" / "org" / "two", "a.jsonl", "b.jsonl")
     one = filled(tmp_path / "one", "a.jsonl") / "a.jsonl"
-    base = ("model=llama2_7b", "adaptation=single_stage", "safety_tune=none", "judge=keyword", "data=jsonl", "eval=first")
+    base = (
+        "model=llama2_7b",
+        "adaptation=single_stage",
+        "adaptation.optimization.learning_rate=2e-5",
+        "safety_tune=none",
+        "judge=keyword",
+        "data=jsonl",
+        "eval=first",
+    )
     fine = [f"data.{p}.mine.dataset.source.folder={one}" for p in ("projector", "instruct")]
     asks = "{ours: {name: jsonl, axis: text_safety, source: {%s}}}"
     good = [*base, *fine, "eval.benchmarks=[ours]", "+eval.settings=" + asks % f"folder: {one}"]

@@ -4,17 +4,23 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
 from vlsafe.doctor.memory import DEFAULT_LENGTH, Training, activations, answering, memory, trainings
+from vlsafe.doctor.room import stored
 from vlsafe.doctor.shapes import CLIP_L, LANGUAGE_MODELS, LLAMA_7B, Size, shape_of, size_of
 from vlsafe.model.assembled import Assembled
+from vlsafe.roles import role_table
 from vlsafe.sources import Source
 from vlsafe.train.adaptation import Llava
 from vlsafe.train.deepspeed import Zero
 from vlsafe.train.lora import Lora
 from vlsafe.train.optimization import Optimization
+from vlsafe.train.released import ReleasedAdaptation
+from vlsafe.train.tuning import Supervised
 
 SEVEN = Size(LLAMA_7B, CLIP_L)
 FULL = Training("all", SEVEN.llm.parameters, SEVEN.parameters - SEVEN.llm.parameters, "bf16", 16, 2048)
@@ -87,3 +93,67 @@ def test_a_process_takes_its_share_of_the_batch() -> None:
 def test_keys_and_values_are_those_of_the_attention_heads() -> None:
     more = answering(SEVEN, 2, 0) - answering(SEVEN, 1, 0)
     assert more == DEFAULT_LENGTH * 2 * 32 * 4096 * 2  # keys and values, layers, width, bytes
+
+
+@pytest.mark.parametrize("stored", ["float16", "bfloat16", "float32"])
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("lora", [None, Lora(rank=2, alpha=4)])
+def test_weights_are_counted_as_training_holds_them(stored: str, precision: Any, lora: Lora | None) -> None:
+    import torch
+
+    from vlsafe.stand_in.lvlms import make_lvlm
+    from vlsafe.train.dtypes import hold
+    from vlsafe.train.engine import Phase
+    from vlsafe.train.parts import part_of
+
+    model = make_lvlm("vicuna", "clip", 1)[0].to(getattr(torch, stored))
+    setting = Optimization(steps=1, batch_size=1, learning_rate=1e-4, precision=precision)
+    parts: Any = ("projector",) if lora else ("language_model", "projector")
+    sizes = {name: p.numel() for name, p in model.named_parameters()}
+    trained = sum(size for name, size in sizes.items() if part_of(name) in parts)
+    hold(model, Phase("all", "sft", list, setting, parts, 0, lora=lora))
+    weights = sum(p.numel() * p.element_size() for p in model.parameters())
+    training = Training("all", trained, sum(sizes.values()) - trained, precision, 1, 8, stored)
+    copies = 2 * trained if precision == "bf16" else 0
+    assert memory(training, SEVEN, None, 1, True).states == weights + copies + 12 * trained
+
+
+def cell_of(**components: Any) -> Any:
+    """As much of a cell as is looked at for dtypes."""
+    adapts, tunes = (components[group].trains for group in ("adaptation", "safety_tune"))
+    return SimpleNamespace(components=components, roles=role_table(adapts, tunes, components["safety_tune"].order))
+
+
+def test_the_dtype_before_a_training_is_that_of_what_it_starts_from() -> None:
+    phase = Optimization(steps=1, batch_size=1, learning_rate=1e-4)
+    llama, tulu = (
+        Assembled(Source(id), Source("openai/clip-vit-large-patch14-336"))
+        for id in ("meta-llama/Llama-2-7b-chat-hf", "allenai/tulu-2-7b")
+    )
+    tuned = Supervised(optimization=phase, helpful=0.0)
+    assert stored(cell_of(model=llama, adaptation=Llava(phase, phase), safety_tune=tuned), "base") == "float16"
+    assert stored(cell_of(model=tulu, adaptation=Llava(phase, phase), safety_tune=tuned), "adapted") == "bfloat16"
+    for save, kept in (("parent", "float16"), ("bf16", "bf16"), ("fp32", "fp32")):
+        adaptation = Llava(phase, phase, save_dtype=save)  # type: ignore[arg-type]
+        assert stored(cell_of(model=llama, adaptation=adaptation, safety_tune=tuned), "adapted") == kept
+    released = ReleasedAdaptation(Source("Qwen/Qwen2.5-VL-3B-Instruct"))
+    assert stored(cell_of(model=llama, adaptation=released, safety_tune=tuned), "adapted") == "bfloat16"
+    released = ReleasedAdaptation(Source("someone/unknown"))
+    assert stored(cell_of(model=llama, adaptation=released, safety_tune=tuned), "adapted") is None
+    assert (
+        stored(cell_of(model=dataclasses.replace(llama, dtype="fp32"), adaptation=released, safety_tune=tuned), "base")
+        == "fp32"
+    )
+
+
+def test_frozen_weights_of_16_other_bits_are_held_in_32() -> None:
+    projector = dataclasses.replace(FULL, trained=SEVEN.projector, frozen=SEVEN.parameters - SEVEN.projector)
+    kept, widened, unknown = (
+        memory(dataclasses.replace(projector, stored=dtype), SEVEN, None, 1, True).states for dtype in ("bf16", "float16", None)
+    )
+    assert widened - kept == pytest.approx(2 * projector.frozen)
+    assert unknown == widened
+    split = [
+        memory(dataclasses.replace(projector, stored=dtype), SEVEN, Zero(2), 8, True).states for dtype in ("bf16", "float16")
+    ]
+    assert split[0] == split[1]  # DeepSpeed makes bf16 of all of it

@@ -15,6 +15,7 @@ from vlsafe import registry
 from vlsafe.errors import ConfigError
 from vlsafe.eval.suites import MicroworldSuite
 from vlsafe.microworld.world import World
+from vlsafe.plan import make_plan
 from vlsafe.settings import spec_of
 
 CONF = Path(__file__).parents[2] / "conf"
@@ -106,6 +107,31 @@ def test_a_benchmark_of_ones_own_stands_in_the_results_under_its_name(tmp_path: 
 def test_wrong_settings_of_a_benchmark_are_told_when_cells_are_composed(changes: dict[str, Any], told: str) -> None:
     with pytest.raises(ConfigError, match=told):
         first(**changes).check()
+
+
+def engines(grid: Any, *overrides: str) -> dict[str, tuple[str, int]]:
+    """(key, most new tokens) of what the adapted model is asked, by benchmark."""
+    plan = make_plan(grid("+experiment=llava15_released", "merge=none", *overrides))
+    evaluated = {e.benchmark: plan.stages[e.stage] for e in plan.cells[0].evaluations if e.role == "adapted"}
+    asked = {name: plan.stages[judged.parents["responses"]] for name, judged in evaluated.items()}
+    return {name: (stage.key, stage.settings["engine"]["max_new_tokens"]) for name, stage in asked.items()}
+
+
+def test_a_benchmark_may_be_asked_for_shorter_answers(grid: Any) -> None:
+    plain = engines(grid)
+    assert {most for _, most in plain.values()} == {256}
+    short = engines(grid, "+eval.settings.mme.max_new_tokens=16")
+    assert short["mme"][1] == 16
+    assert {name: said for name, said in short.items() if name != "mme"} == {n: s for n, s in plain.items() if n != "mme"}
+    assert short["mme"] == engines(grid, "engine.max_new_tokens=16")["mme"]  # the same question under the same key
+    assert engines(grid, "+eval.settings.mme.max_new_tokens=512") == plain  # the engine's own are the most
+    assert engines(grid, "+eval.settings.mme.max_new_tokens=null") == plain
+
+
+@pytest.mark.parametrize("most", [0, -1, 2.5, True, "many"])
+def test_a_number_of_tokens_that_can_not_be_is_told(most: Any) -> None:
+    with pytest.raises(ConfigError, match=rf"eval\.settings\.mme\.max_new_tokens={most}: must be a whole number"):
+        first(settings={"mme": {"max_new_tokens": most}}).check()
 
 
 def test_the_microworlds_models_are_sent_back_to_their_own_suite(grid: Any) -> None:

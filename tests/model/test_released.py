@@ -229,6 +229,52 @@ def test_a_released_model_that_does_not_fit_is_refused(hub: Hub, released: Any, 
             publish(stage, adapted, Source(folder=str(folder)))
 
 
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"image_mean": [0.5, 0.5, 0.5]}, r"image_mean is \[0\.5, 0\.5, 0\.5\] in it and \[0\.481455, .*\] there"),
+        ({"image_std": [0.5, 0.5, 0.5]}, "image_std is "),
+        ({"resample": 2}, "resample is 2 in it and 3 there"),
+        ({"size": {"shortest_edge": 56}}, r"size is \{'shortest_edge': 56\} in it and \{'shortest_edge': 42\} there"),
+        ({"rescale_factor": 0.0078125}, "rescale_factor is 0.0078125 in it"),
+        ({"do_normalize": False}, "do_normalize is false in it and true there; image_mean is not set in it"),
+        (
+            {"do_center_crop": False, "size": {"height": 42, "width": 42}},
+            "do_center_crop is false in it and true there; crop_size is not set",
+        ),
+    ],
+)
+def test_a_released_model_that_is_shown_other_pictures_is_refused(
+    changes: Any, message: str, released: Any, stage: Stage, adapted: Path
+) -> None:
+    folder = released()
+    path = folder / "preprocessor_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+    with pytest.raises(
+        CheckError, match=rf"does not fit the model before it: they would be shown other pictures \(.*{message}"
+    ):
+        publish(stage, adapted, Source(folder=str(folder)))
+
+
+def test_settings_of_pictures_that_do_not_act_may_differ(released: Any, stage: Stage, adapted: Path) -> None:
+    folder = released()
+    path = folder / "preprocessor_config.json"
+    path.write_text(
+        json.dumps(json.loads(path.read_text()) | {"do_convert_rgb": False, "image_mean": [0.48145468, 0.4578275, 0.40821073]})
+    )
+    publish(stage, adapted, Source(folder=str(folder)))
+
+
+def test_a_chat_template_of_its_own_is_kept_and_told(released: Any, stage: Stage, adapted: Path) -> None:
+    assert "template_hash_of_the_model_before_it" not in publish(stage, adapted, Source(folder=str(released()))).facts
+    folder = released()
+    path = folder / "chat_template.json"
+    path.write_text(json.dumps({"chat_template": "{{- 'A chat. ' -}}" + lvlms.CHAT_TEMPLATE}))
+    ctx = publish(stage, adapted, Source(folder=str(folder)))
+    assert ctx.facts["template_hash"] == template_hash(load_processor(ctx.out)) != template_hash(load_processor(adapted))
+    assert ctx.facts["template_hash_of_the_model_before_it"] == template_hash(load_processor(adapted))
+
+
 def test_released_stages_stand_only_where_they_were_made(hub: Hub) -> None:
     with pytest.raises(ConfigError, match=r"safety_tune\.order=before: .*set safety_tune\.order=after"):
         ReleasedAdaptation(hub(LLAVA)).check_order("before")

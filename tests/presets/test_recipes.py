@@ -122,7 +122,60 @@ def test_a_real_model_with_the_microworlds_benchmarks_is_refused(grid: Grid) -> 
         grid("model=llama2_7b", "data=llava_vlguard")
 
 
+BY_HAND = ("model=llama2_7b", "data=llava_vlguard", "eval=first", "judge=keyword")
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (
+            (),
+            r"adaptation=llava: model=llama2_7b .*projector.learning_rate=0.006 for 350 steps, .*recipes=real .*laptop",
+        ),
+        (("recipes=microworld",), r"adaptation=llava: .* recipes=real"),
+        (("adaptation.instruct.learning_rate=2e-5",), r"\(adaptation.projector.learning_rate=0.006 for 350 steps\)"),
+        (("adaptation.instruct.steps=5000", "adaptation.projector.steps=2000"), r"adaptation.instruct.learning_rate=0.0008"),
+        (("adaptation=llava15", "safety_tune=dpo"), r"safety_tune=dpo: .*optimization.learning_rate=5e-05 for 60 steps"),
+        (("adaptation=llava15", "safety_tune=vlguard_mixed,kto", "safety_tune.order=after"), r"safety_tune=kto"),
+        (("adaptation=tiny_own", "recipes=real"), r"adaptation=tiny_own: .* choose adaptation=llava and recipes=real"),
+    ],
+)
+def test_a_real_model_is_not_trained_as_the_microworld_is(grid: Grid, overrides: tuple[str, ...], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        grid(*BY_HAND, *overrides)
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ("recipes=real",),
+        ("adaptation=llava15", "safety_tune=vlguard_posthoc"),
+        ("adaptation=llava15", "safety_tune=sft", "safety_tune.optimization.learning_rate=2e-5"),
+        ("adaptation=llava15", "safety_tune=sft", "safety_tune.optimization.learning_rate=3e-4"),  # the microworld's, asked for
+        ("adaptation=llava15", "safety_tune=sft", "safety_tune.optimization.learning_rate=1e-5,2e-5"),
+        ("adaptation=none", "safety_tune=none"),
+        ("model=llava15_7b", "adaptation=checkpoint", "safety_tune=checkpoint"),
+    ],
+)
+def test_ones_own_learning_rates_and_published_recipes_are_let_through(grid: Grid, overrides: tuple[str, ...]) -> None:
+    assert make_plan(grid(*BY_HAND, *overrides)).cells
+
+
 @pytest.mark.parametrize("override", ["data=llava_vlguard", "eval=first"])
 def test_the_microworld_with_real_rows_or_benchmarks_is_refused(grid: Grid, override: str) -> None:
     with pytest.raises(ConfigError, match=r"microworld.*\+experiment="):
         grid(override)
+
+
+@pytest.mark.parametrize(("preset", "padded"), [("llava15_released", True), ("paper_llama2", False), ("paper_tulu2", False),
+                                                ("qwen25_vl_released", False), ("smollm2_laptop", False)])  # fmt: skip
+def test_pictures_are_asked_as_they_are_trained_on(grid: Grid, preset: str, padded: bool) -> None:
+    """LLaVA-1.5, VLGuard's tuning and SPA-VL pad to a square, and so must who goes on from there."""
+    for tuning in ("sft", "dpo"):
+        for cell in grid(f"+experiment={preset}", f"safety_tune={tuning}", "safety_tune.order=after"):
+            assert cell.components["engine"].pad_to_square is padded
+            data = cell.components["data"]
+            shown = {**data.instruct, **data.safety, **data.preference}  # without text-only sets and LLaVA's first stage
+            for name in {"llava_instruct", "vlguard", "spa_vl"} & shown.keys():
+                assert shown[name].pad_to_square is padded, name
+            assert not any(share.pad_to_square for share in data.projector.values())

@@ -91,7 +91,8 @@ def test_conditions_are_read_off_the_manifest_of_the_answers() -> None:
         "decoding": "greedy, 32 new tokens",
         "text prompts": "no_image",
     }
-    assert conditions({}) == {}
+    assert conditions({"pad_to_square": True}) == {"pictures": "padded to a square"}
+    assert conditions({"pad_to_square": False}) == conditions({}) == {}
 
 
 def test_a_label_that_is_none_is_an_error(tmp_path: Path) -> None:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from vlsafe.sources import UNRESOLVED, Source
 
@@ -32,10 +35,23 @@ def token_there() -> bool:
 
 
 def ask_nobody() -> None:
-    """From here on no commit is asked of the hub: what a command needs is told without a network."""
+    """From here on no commit is resolved and nothing downloaded: what a command needs is told without a network too."""
     if "offline" not in _said:
         _said["offline"] = os.environ.get("HF_HUB_OFFLINE", "0") not in ("0", "")
     os.environ["HF_HUB_OFFLINE"] = "1"
+
+
+@contextmanager
+def online() -> Iterator[Any]:
+    """The hub's client, which reads the environment when it is first imported."""
+    before = os.environ.pop("HF_HUB_OFFLINE", None)
+    try:
+        from huggingface_hub import HfApi
+
+        yield HfApi()
+    finally:
+        if before is not None:
+            os.environ["HF_HUB_OFFLINE"] = before
 
 
 def offline() -> bool:

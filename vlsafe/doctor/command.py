@@ -11,13 +11,14 @@ from rich.console import Console
 from vlsafe.cells import Cell
 from vlsafe.doctor import hub, machine, room
 from vlsafe.doctor.finding import Finding, show, summary
+from vlsafe.doctor.listing import ask
 from vlsafe.execute.survey import survey
 from vlsafe.plan import make_plan
 from vlsafe.store import Store
 
 
 def examine(cells: Sequence[Cell], launcher: Mapping[str, Any] | None) -> list[Finding]:
-    """Everything that was looked at; nothing is written, built or asked of a network."""
+    """Everything that was looked at; nothing is written, built or downloaded. The hub is asked for lists of files."""
     store = Store(Path(cells[0].run.store))
     findings = hub.notice(cells)
     lost = hub.folders(cells)
@@ -25,11 +26,12 @@ def examine(cells: Sequence[Cell], launcher: Mapping[str, Any] | None) -> list[F
         return [*findings, *lost, *machine.packages(cells)]
     plan = make_plan(cells)
     to_run = set(survey(plan, store, mend=False).to_run)
+    listings = ask(hub.wanted(cells, plan, to_run))
     return [
         *findings,
-        *hub.hub(cells, plan, to_run),
+        *hub.hub(cells, plan, to_run, listings),
         *room.room(cells, plan, to_run, launcher),
-        *room.disk(cells, plan, to_run, store, launcher),
+        *room.disk(cells, plan, to_run, store, launcher, listings),
         *machine.packages(cells),
         *machine.compiler(cells, plan, to_run, launcher),
         *machine.slurm(launcher),

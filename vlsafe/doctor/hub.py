@@ -7,14 +7,16 @@ from typing import Any
 
 from vlsafe.cells import Cell, at_home
 from vlsafe.doctor.cache import cached, offline, token_there
-from vlsafe.doctor.finding import Finding
+from vlsafe.doctor.finding import Finding, gigabytes
+from vlsafe.doctor.listing import Listing, Listings
+from vlsafe.model.convert import patterns
 from vlsafe.needed import needed
 from vlsafe.plan import Plan
-from vlsafe.sources import UNRESOLVED, Source, page
+from vlsafe.sources import UNRESOLVED, Source, download, page
 from vlsafe.stand_in.notice import NOTICE
 
 GATED = ("meta-llama/",)  # organisations whose models are all behind terms; data sets and benchmarks say it themselves
-# Repositories whose weights are pickled at the commits that our options name, and so are not read there.
+# Repositories whose weights are taken to be pickled at the commits that our options name, where the hub itself can't be asked.
 PICKLED = (
     "openai/clip-vit-large-patch14-336",
     "lmsys/vicuna-7b-v1.5",
@@ -63,32 +65,49 @@ def folders(cells: Sequence[Cell]) -> list[Finding]:
     ]
 
 
-def hub(cells: Sequence[Cell], plan: Plan, to_run: set[str]) -> list[Finding]:
-    wanted = read_by(plan, to_run)
+def wanted(cells: Sequence[Cell], plan: Plan, to_run: set[str]) -> list[Source]:
+    """What stages that are to run read, and is neither in a folder nor in a mirror."""
+    ids = read_by(plan, to_run)
+    return [source for _, source, _ in sources(cells).values() if source.path is None and source.id in ids]
+
+
+def hub(cells: Sequence[Cell], plan: Plan, to_run: set[str], listings: Listings) -> list[Finding]:
+    ids = read_by(plan, to_run)
     findings = []
     for where, source, owner in sources(cells).values():
         if source.path is not None:
             findings.append(Finding("fine", str(source.id or source.folder), f"{where}: at {source.path}"))
-        elif source.id in wanted:
-            findings.append(at_hub(where, source, owner))
+        elif source.id in ids:
+            findings.append(at_hub(where, source, owner, listings.get((source.kind, source.id))))
             findings += elsewhere(where, owner)
     return findings
 
 
-def at_hub(where: str, source: Source, owner: Any) -> Finding:
-    name, found = str(source.id), cached(source)
+def files(where: str, owner: Any) -> Sequence[str] | None:
+    """Patterns of what is read of a source: the last part of `where` is the setting that holds it."""
+    reads = getattr(owner, "reads", None)
+    found: Sequence[str] | None = None if reads is None else reads(where.rpartition(".")[2])
+    return found
+
+
+def at_hub(where: str, source: Source, owner: Any, listing: Listing | None) -> Finding:
+    name, found, allow = str(source.id), cached(source), files(where, owner)
     pinned = source.revision not in (None, UNRESOLVED)
-    repository = f"{source.id}{' --repo-type dataset' if source.kind == 'dataset' else ''}"
-    repository += f" --revision {source.revision}" if pinned else ""
     pin = "" if pinned else f"; pin it with {setting(where)}.revision=COMMIT"
+    command = download(source, allow)
     page_of = str(getattr(owner, "page", ""))
     if page_of.startswith("https://github.com/"):
         return Finding("missing", name, f"{where}: is not on the hub, and no folder is named",
                        f"git clone {page_of} FOLDER, then {setting(where)}.folder=FOLDER")  # fmt: skip
-    if name in PICKLED:
-        return Finding("missing", name, f"{where}: its weights are pickled there, which is not read",
-                       f"hf download {name} --local-dir pickled; python -m vlsafe.model.convert pickled MIRROR/{name}; then"
-                       " local=MIRROR")  # fmt: skip
+    if listing is not None and listing.refused:
+        return Finding("missing", name, f"{where}: {listing.refused.removeprefix(f'{name}: ')}")
+    if pickled(source, allow, listing):
+        said = "its weights are pickled there, which is not read"
+        if listing is None:
+            said += " (as it was when this was written: the hub was not reached)"
+        return Finding("missing", name, f"{where}: {said}",
+                       f"{download(source, patterns(allow or ()), 'pickled')}; python -m vlsafe.model.convert pickled"
+                       f" MIRROR/{name}; then local=MIRROR")  # fmt: skip
     if found is not None:
         if pinned:
             return Finding("fine", name, f"{where}: in the hub's cache at {source.revision}")
@@ -96,14 +115,22 @@ def at_hub(where: str, source: Source, owner: Any) -> Finding:
                        f"set {setting(where)}.revision={found.name}")  # fmt: skip
     if offline():
         return Finding("missing", name, f"{where}: not here, and HF_HUB_OFFLINE is set",
-                       f"hf download {repository} where there is a network, or local=FOLDER with {name} below it")  # fmt: skip
-    if gated(source, owner):
+                       f"{command} where there is a network, or local=FOLDER with {name} below it")  # fmt: skip
+    if listing.gated if listing is not None else gated(source, owner):
         if not token_there():
             return Finding("missing", name, f"{where}: gated, and there is no token",
                            f"accept the terms at {page(source)}, then: hf auth login (or set HF_TOKEN)")  # fmt: skip
         said = f"{where}: gated; a token is there, and whether it may read this is seen when it is asked{pin}"
         return Finding("note", name, said, f"accept the terms at {page(source)} if you have not")
-    return Finding("note", name, f"{where}: comes from the hub on the first run{pin}", f"hf download {repository}")
+    size = "" if listing is None else f", {gigabytes(sum(listing.of(allow).values()))}"
+    return Finding("note", name, f"{where}: comes from the hub on the first run{size}{pin}", command)
+
+
+def pickled(source: Source, allow: Sequence[str] | None, listing: Listing | None) -> bool:
+    """Whether a model is there in pickled weights alone: as the hub says, or where it was not reached, as it once was."""
+    if source.kind != "model":
+        return False
+    return source.id in PICKLED if listing is None else listing.only_pickled(allow)
 
 
 def setting(where: str) -> str:

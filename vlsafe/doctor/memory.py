@@ -4,8 +4,11 @@ Bytes for each of N processes, with T trained and F frozen parameters (Rajbhanda
 PyTorch's AdamW):
 
     in 32 bits            weights 4 (T + F)                             gradients 4 T   AdamW 8 T
-    in bf16               weights 4 T + 2 F, and 2 T while computing    gradients 4 T   AdamW 8 T
+    in bf16               weights 4 T + f F, and 2 T while computing    gradients 4 T   AdamW 8 T
     in bf16 under ZeRO    weights 2 (T + F)                             gradients 2 T   AdamW and weights in 32 bits 12 T
+
+What is frozen stays as it lies where that is bf16 (f = 2), and is held in 32 bits where it is not, fp16 included (f = 4, and
+what autocast makes of it for a product comes and goes): see `vlsafe.train.dtypes.hold`.
 
 ZeRO 1 splits the last over N processes, ZeRO 2 the gradients too, ZeRO 3 the weights too. Offload moves the last, and under
 ZeRO 3 the weights, to the CPU's memory. Activations are Korthikanti et al.'s (arXiv 2205.05198, equation 2, whose attention
@@ -25,6 +28,7 @@ from vlsafe.train.deepspeed import Zero
 from vlsafe.train.lora import Lora
 
 DEFAULT_LENGTH = 2048  # tokens of a row where no max_length is set
+WIDE, SHORT = ("bf16", "bfloat16"), ("bf16", "bfloat16", "fp16", "float16")  # as settings and config.json call them
 PRODUCT = 34  # bytes of a layer's activations, for each token and hidden unit
 
 
@@ -38,6 +42,13 @@ class Training:
     precision: str
     micro: int
     length: int
+    stored: str | None = "bf16"  # the dtype that the weights lie in before; None: not known, and taken to be 32 bits
+
+    @property
+    def read(self) -> int:
+        """Bytes of the model as a process reads it, before anything is split: in 32 bits where it is trained so."""
+        each = 2 if self.precision == "bf16" and self.stored in SHORT else 4
+        return each * (self.trained + self.frozen)
 
 
 @dataclass(frozen=True)
@@ -53,7 +64,9 @@ class Memory:
         return self.states + self.activations
 
 
-def trainings(component: Any, group: str, size: Size, processes: int, micro: int | None) -> list[Training]:
+def trainings(
+    component: Any, group: str, size: Size, processes: int, micro: int | None, stored: str | None = "bf16"
+) -> list[Training]:
     """The phases of a component of `adaptation` or `safety_tune`."""
     from vlsafe.train.split import optimizations
 
@@ -65,7 +78,7 @@ def trainings(component: Any, group: str, size: Size, processes: int, micro: int
         rows = share if micro is None else min(micro, share)
         sides = 2 if hasattr(component, "beta") else 1  # a pair is two rows, an answer is compared with a mismatched one
         length = getattr(setting, "max_length", None) or DEFAULT_LENGTH
-        found.append(Training(name, trained, size.parameters - trained, setting.precision, rows * sides, length))
+        found.append(Training(name, trained, size.parameters - trained, setting.precision, rows * sides, length, stored))
     return found
 
 
@@ -79,7 +92,9 @@ def language(component: Any, size: Size) -> int:
 def memory(training: Training, size: Size, zero: Zero | None, processes: int, checkpointing: bool) -> Memory:
     trained, frozen, half = training.trained, training.frozen, training.precision == "bf16"
     if zero is None:
-        states = (4 * trained + (2 * frozen + 2 * trained if half else 4 * frozen)) + 12 * trained
+        states = (
+            4 * trained + (2 * trained if half else 0) + (2 if half and training.stored in WIDE else 4) * frozen + 12 * trained
+        )
         return Memory(states, activations(training, size, checkpointing), 0)
     weights = (2 if half else 4) * (trained + frozen)
     gradients, rest = (2 * trained, 12 * trained) if half else (4 * trained, 8 * trained)

@@ -10,7 +10,8 @@ from typing import Any
 from vlsafe.cells import Cell
 from vlsafe.doctor.cache import cached, hub_cache
 from vlsafe.doctor.finding import Finding, State, gigabytes
-from vlsafe.doctor.hub import read_by, sources
+from vlsafe.doctor.hub import files, read_by, sources
+from vlsafe.doctor.listing import Listings
 from vlsafe.doctor.machine import SMALL, gpu_memory, host_memory
 from vlsafe.doctor.memory import Memory, Training, answering, memory, trainings
 from vlsafe.doctor.shapes import shape_of, size_of
@@ -54,11 +55,27 @@ def phases(plan: Plan, to_run: set[str], launcher: Mapping[str, Any] | None) -> 
                 continue
             groups = ("adaptation",) if role.joint else (role.stage,)
             for group in groups:
-                for training in trainings(cell.components[group], group, size, count, cell.run.micro_batch_size):
+                lies = stored(cell, role.parent or "base")
+                for training in trainings(cell.components[group], group, size, count, cell.run.micro_batch_size, lies):
                     name = f"{group}={cell.choices[group]} {training.name.partition('.')[2]}".strip()
                     need = memory(training, size, zero, count, cell.run.gradient_checkpointing)
                     found.setdefault(name, (training, need))
     return found
+
+
+def stored(cell: Cell, role: str) -> str | None:
+    """The dtype that a role's weights lie in; None where that isn't known here."""
+    made = cell.roles[role]
+    component = cell.components[made.stage if not made.joint else "adaptation"]
+    if made.stage != "model" and getattr(component, "source", None) is None:
+        kept = component.save_dtype
+        return stored(cell, made.parent or "base") if kept == "parent" else str(kept)
+    asked = getattr(component, "dtype", None)
+    if asked != "as_stored":
+        return asked
+    own = getattr(component, "source", None) or getattr(component, "lvlm", None) or getattr(component, "llm", None)
+    shape = None if own is None else shape_of(own)
+    return None if shape is None else shape.dtype
 
 
 def room(cells: Sequence[Cell], plan: Plan, to_run: set[str], launcher: Mapping[str, Any] | None) -> list[Finding]:
@@ -96,8 +113,8 @@ def training_memory(
         said = f"{gigabytes(need.states)} and up to {gigabytes(need.activations)} of activations, in each process ({how})"
         findings.append(judged(name, said, need.gpu, need.states, there, on_cpu, count, mend))
         away = max(away, need.host / nodes)
-        if zero is not None and zero.stage == 3:  # what is trained is held in 32 bits
-            loading = max(loading, count / nodes * (4 * training.trained + 2 * training.frozen))
+        if zero is not None and zero.stage == 3:
+            loading = max(loading, count / nodes * training.read)
     if loading:
         findings.append(host("loading for ZeRO-3", loading, "each process reads the whole model first", elsewhere, launcher))
     if away:
@@ -134,13 +151,18 @@ def host(what: str, need: float, why: str, elsewhere: bool, launcher: Mapping[st
 
 
 def disk(
-    cells: Sequence[Cell], plan: Plan, to_run: set[str], store: Store, launcher: Mapping[str, Any] | None
+    cells: Sequence[Cell],
+    plan: Plan,
+    to_run: set[str],
+    store: Store,
+    launcher: Mapping[str, Any] | None,
+    listings: Listings,
 ) -> list[Finding]:
     """Models that will be published, checkpoints and downloads, against the free space of the disks that they go to."""
     models = published(plan, to_run)
     # A checkpoint holds the trained weights and AdamW's two moments in 32 bits; the next is written before it goes.
     checkpoints = 2 * 12.0 * max((training.trained for training, _ in phases(plan, to_run, launcher).values()), default=0)
-    downloads, unknown = to_download(cells, plan, to_run)
+    downloads, unknown = to_download(cells, plan, to_run, listings)
     places = {"store": existing(Path(store.root)), "hub's cache": existing(hub_cache())}
     same = places["store"].stat().st_dev == places["hub's cache"].stat().st_dev
     parts = {"store": {"models": models, "checkpoints while training": checkpoints}, "hub's cache": {}}
@@ -171,11 +193,16 @@ def published(plan: Plan, to_run: set[str]) -> float:
     return sum(found.values())
 
 
-def to_download(cells: Sequence[Cell], plan: Plan, to_run: set[str]) -> tuple[float, list[str]]:
-    """Bytes of language models that are neither in a mirror nor in the cache, and the ids of unknown size."""
-    wanted, total, unknown = read_by(plan, to_run), 0.0, []
-    for _, source, _ in sources(cells).values():
-        if source.id not in wanted or source.path is not None or cached(source) is not None:
+def to_download(cells: Sequence[Cell], plan: Plan, to_run: set[str], listings: Listings) -> tuple[float, list[str]]:
+    """Bytes of what is neither in a mirror nor in the cache, and the ids of unknown size. Where the hub did not list the files,
+    a language model's follow from its shape."""
+    ids, total, unknown = read_by(plan, to_run), 0.0, []
+    for where, source, owner in sources(cells).values():
+        if source.id not in ids or source.path is not None or cached(source) is not None:
+            continue
+        listing = listings.get((source.kind, source.id))
+        if listing is not None:
+            total += sum(listing.of(files(where, owner)).values())
             continue
         shape = shape_of(source) if source.kind == "model" else None
         if shape is None:

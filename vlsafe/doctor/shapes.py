@@ -25,6 +25,7 @@ class Shape:
     vocabulary: int
     tied: bool = False
     head: int | None = None  # of one head; null: hidden / heads
+    dtype: str | None = "bfloat16"  # that its weights are stored in
 
     @property
     def head_size(self) -> int:
@@ -53,7 +54,7 @@ class Shape:
         return 2 * 2 * self.layers * self.key_value_heads * self.head_size
 
 
-LLAMA_7B = Shape(4096, 11008, 32, 32, 32, 32000)
+LLAMA_7B = Shape(4096, 11008, 32, 32, 32, 32000, dtype="float16")
 QWEN25_3B = Shape(2048, 11008, 36, 16, 2, 151936, tied=True)
 QWEN25_7B = Shape(3584, 18944, 28, 28, 4, 152064)
 # From each repository's config.json on the hub.
@@ -133,4 +134,5 @@ def read_shape(config: Mapping[str, Any]) -> Shape:
         text["hidden_size"], text["intermediate_size"], text["num_hidden_layers"], text["num_attention_heads"],
         text.get("num_key_value_heads", text["num_attention_heads"]), text["vocab_size"],
         bool(text.get("tie_word_embeddings", config.get("tie_word_embeddings", False))), text.get("head_dim"),
+        next((str(c[name]) for c in (config, text) for name in ("dtype", "torch_dtype") if c.get(name)), None),
     )  # fmt: skip

@@ -34,6 +34,10 @@ class Engine(Component):
         """This engine as it asks a model whose projector is untrained: never with a picture, not a blank one either."""
         return self
 
+    def within(self, tokens: int) -> Engine:
+        """This engine as it asks a benchmark whose answers have no more new tokens than these; by default it has no limit."""
+        return self
+
     def batches(self, model: Path, items: Sequence[Item], where: Execution) -> list[list[int]]:
         """The items that `answer` would ask at once, by index: processes that share the work share these. The same on each.
 
@@ -77,6 +81,9 @@ class HfEngine(Engine):
 
     def without_pictures(self) -> HfEngine:
         return dataclasses.replace(self, text_image="no_image")
+
+    def within(self, tokens: int) -> HfEngine:
+        return dataclasses.replace(self, max_new_tokens=min(tokens, self.max_new_tokens))
 
     def batches(self, model: Path, items: Sequence[Item], where: Execution) -> list[list[int]]:
         from vlsafe.eval.decoding import batched_items

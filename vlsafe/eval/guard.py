@@ -20,6 +20,7 @@ from vlsafe.stage import StageContext
 if TYPE_CHECKING:
     from vlsafe.sources import Source
 
+FILES = ("*.json", "*.safetensors", "*.model", "*.jinja")  # of its repository
 NEW_TOKENS = 24  # "unsafe" and a few categories; what goes on is in no known form
 WINDOW = 4096  # conversations that are held in memory, with the guard's own policy in front of each, and sorted by length
 _VERDICT = re.compile(r"safe|unsafe\s*\n\s*(S(?:1[0-4]|[1-9])(?:\s*,\s*S(?:1[0-4]|[1-9]))*)")
@@ -49,7 +50,7 @@ def open_guard(source: Source, device: Literal["auto", "cpu", "cuda"]) -> Guard:
     from vlsafe.eval import decoding
     from vlsafe.model.load import load_model, load_processor, pick_device, template_hash
 
-    folder = source.fetch(allow=["*.json", "*.safetensors", "*.model", "*.jinja"]).absolute()
+    folder = source.fetch(FILES).absolute()
     where = str(pick_device(device))
     if (folder, where) not in _opened:
         close()

@@ -39,6 +39,11 @@ class LlamaGuard(Judge):
     refusals: Literal["fixed", "vlguard"] = "fixed"
     batch_size: PositiveInt = execution(16)
 
+    def reads(self, field: str) -> Sequence[str]:
+        from vlsafe.eval.guard import FILES
+
+        return FILES
+
     def label(self, rows: Sequence[ResponseRow]) -> list[Label]:
         return self._label(rows, StageContext(Path(), Path()), None)
 

@@ -9,9 +9,12 @@ from typing import Any, cast
 
 from vlsafe.errors import ConfigError
 from vlsafe.eval.base import Benchmark
+from vlsafe.eval.engines import Engine
 from vlsafe.microworld.world import World, check_world
 from vlsafe.registry import Component, get, make, register
 from vlsafe.settings import PositiveInt, closest
+
+MOST = "max_new_tokens"  # of a benchmark's settings, the one that is the engine's
 
 
 @dataclass(frozen=True)
@@ -41,6 +44,10 @@ class Suite(Component):
             raise ConfigError(f"eval.benchmarks: '{twice[0]}' is named twice; name each benchmark once")
         return [self._make(name) for name in self.benchmarks]
 
+    def engine_for(self, title: str, engine: Engine) -> Engine:
+        """The engine as it asks one of the benchmarks."""
+        return engine
+
     def _make(self, name: str) -> Benchmark:
         has = {field.name for field in dataclasses.fields(get("benchmark", name, "eval.benchmarks"))}  # type: ignore[arg-type]
         shared = {setting: value for setting, value in self.shared().items() if setting in has}
@@ -65,7 +72,8 @@ class MicroworldSuite(Suite):
 @dataclass(frozen=True)
 class Benchmarks(Suite):
     """Public benchmarks and one's own. `settings` holds those of single benchmarks by name; under a name of one's own, with
-    the benchmark that it is: `{ours: {name: jsonl, axis: text_safety, source: {folder: ours.jsonl}}}`."""
+    the benchmark that it is: `{ours: {name: jsonl, axis: text_safety, source: {folder: ours.jsonl}}}`. Any of them may have
+    `max_new_tokens`, the most that its answers have; the engine's own are the most for all."""
 
     settings: dict[str, dict[str, Any]] = dataclasses.field(default_factory=dict)
 
@@ -80,12 +88,20 @@ class Benchmarks(Suite):
         for name in self.settings:
             if name not in self.benchmarks:
                 raise ConfigError(f"eval.settings.{name}: eval.benchmarks has no such name; {closest(name, self.benchmarks)}")
+            most = self.settings[name].get(MOST)
+            if most is not None and (not isinstance(most, int) or isinstance(most, bool) or most < 1):
+                raise ConfigError(f"eval.settings.{name}.{MOST}={most}: must be a whole number from 1 on, or null")
         super().check()
+
+    def engine_for(self, title: str, engine: Engine) -> Engine:
+        most = self.settings.get(title, {}).get(MOST)
+        return engine if most is None else engine.within(most)
 
     def _make(self, name: str) -> Benchmark:
         where = f"eval.settings.{name}"
         given = dict(self.settings.get(name, {}))
         kind = given.pop("name", name)
+        given.pop(MOST, None)
         has = {field.name for field in dataclasses.fields(get("benchmark", kind, "eval.benchmarks"))}  # type: ignore[arg-type]
         if kind != name:
             if "title" not in has:

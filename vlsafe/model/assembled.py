@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -57,6 +58,9 @@ class Assembled(ModelSource):
     def check(self) -> None:
         templates.check_name(self.chat_template, TEMPLATE)
 
+    def reads(self, field: str) -> Sequence[str]:
+        return (*FILES, "*.py") if field == "llm" and self.trust_remote_code else FILES
+
     def build(self, ctx: StageContext) -> None:
         from vlsafe.model.assemble import assemble
         from vlsafe.model.load import save_model, template_hash
@@ -66,9 +70,9 @@ class Assembled(ModelSource):
         if not ctx.ranks.main:
             return
         ctx.progress(0, 4, f"reading {self.tower.where()}")
-        tower, pictures, record = read_tower(self.tower.fetch(FILES))
+        tower, pictures, record = read_tower(self.tower.fetch(self.reads("tower")))
         ctx.progress(1, 4, f"reading {self.llm.where()}")
-        folder = self.llm.fetch((*FILES, "*.py") if self.trust_remote_code else FILES)
+        folder = self.llm.fetch(self.reads("llm"))
         llm, tokenizer = read_llm(folder, self.dtype, self.trust_remote_code)
         check_layer(self.feature_layer, tower.config)
         ends = ends_of(llm, tokenizer)

@@ -1,6 +1,6 @@
 """Pickled weights to safetensors, once, where you trust who made them:
 
-    hf download lmsys/vicuna-7b-v1.5 --local-dir pickled
+    hf download lmsys/vicuna-7b-v1.5 --revision 3321f76e3f527bd14065daf69dad9344000a201d --local-dir pickled
     python -m vlsafe.model.convert pickled mirror/lmsys/vicuna-7b-v1.5
     python launch/train.py … local=mirror
 
@@ -12,13 +12,14 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from vlsafe.errors import CheckError, VlsafeError
 from vlsafe.model.weights import INDEX, SINGLE, copy_auxiliary, open_checkpoint
 
+FILES = "pytorch_model*.bin"
 PICKLED_SINGLE, PICKLED_INDEX = "pytorch_model.bin", "pytorch_model.bin.index.json"
 
 
@@ -47,6 +48,11 @@ def convert(source: Path, target: Path) -> int:
         (target / INDEX).write_text(json.dumps(index, indent=2) + "\n", "utf-8")
     copy_auxiliary(source, target)
     return len(open_checkpoint(target).tensors)
+
+
+def patterns(allow: Sequence[str]) -> list[str]:
+    """Of the files to convert, from those that are read afterwards."""
+    return [FILES, *(pattern for pattern in allow if not pattern.endswith(".safetensors"))]
 
 
 def pickled_files(folder: Path) -> list[Path]:

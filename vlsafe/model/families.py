@@ -44,6 +44,7 @@ class Family:
     image_tokens: Callable[[Any, Size], int]  # of one picture
     shapes: Callable[[Mapping[str, Any]], list[Any]]  # of each picture of `pictures`: the same shape makes as many features
     load_processor: Callable[[Path], Any]
+    keeps_sizes: bool = False  # a picture keeps its size, between the limits `size` of the processor; else all get one size
 
     def pictures(self, made: Mapping[str, Any]) -> dict[str, Any]:
         """What goes to the model with pictures, of the image processor's result."""
@@ -163,6 +164,7 @@ QWEN2_5_VL = Family(
     image_tokens=_qwen_image_tokens,
     shapes=lambda pictures: [tuple(grid) for grid in pictures["image_grid_thw"].tolist()],
     load_processor=_qwen_processor,
+    keeps_sizes=True,
 )
 
 FAMILIES = (LLAVA, QWEN2_5_VL)

@@ -5,6 +5,7 @@ That is the role `base` of a released model: its tower, projector, processor and
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -15,6 +16,7 @@ from vlsafe.model import templates
 from vlsafe.model.assembled import FILES, TEMPLATE, Dtype, copy_licences, read_text_config, read_tokenizer
 from vlsafe.model.components import ModelSource
 from vlsafe.registry import register
+from vlsafe.settings import PositiveInt, added
 from vlsafe.sources import Source
 from vlsafe.stage import StageContext
 
@@ -29,6 +31,8 @@ class FromLvlm(ModelSource):
 
     `vocabulary`: where the released model has more rows, `lvlm_rows` takes the last ones from it; `exact` is an error.
     `tower` and `chat_template` are for LLaVA's own layout, which brings neither a processor nor always a tower.
+    `min_pixels` and `max_pixels` are for families whose pictures keep their size (Qwen2.5-VL); a released model behind this one
+    takes them over.
     """
 
     llm: Source
@@ -37,25 +41,32 @@ class FromLvlm(ModelSource):
     chat_template: str | None = None
     vocabulary: Literal["exact", "lvlm_rows"] = "lvlm_rows"
     dtype: Dtype = "as_stored"  # as_stored: as the released model's
+    min_pixels: PositiveInt | None = added(None)  # of a picture, which is enlarged to it; null: the released model's
+    max_pixels: PositiveInt | None = added(None)  # of a picture, which is reduced to it
 
     def check(self) -> None:
         templates.check_name(self.chat_template, TEMPLATE)
+
+    def reads(self, field: str) -> Sequence[str]:
+        return FILES
 
     def build(self, ctx: StageContext) -> None:
         from vlsafe.model.load import template_hash
         from vlsafe.model.original import tower_parts
         from vlsafe.model.released import open_lvlm, write_lvlm
+        from vlsafe.model.shown import limit
 
         if not ctx.ranks.main:
             return
         ctx.progress(0, 1, f"reading {self.lvlm.where()}")
 
         def parts(tower: Source) -> Any:
-            return tower_parts(tower.fetch(FILES), tower.where(), self.chat_template)
+            return tower_parts(tower.fetch(self.reads("tower")), tower.where(), self.chat_template)
 
         given = None if self.tower is None else partial(parts, self.tower)
-        model = open_lvlm(self.lvlm.fetch(FILES), self.lvlm.where(), given)
-        folder = self.llm.fetch(FILES)
+        model = open_lvlm(self.lvlm.fetch(self.reads("lvlm")), self.lvlm.where(), given)
+        limit(model.processor, self.min_pixels, self.max_pixels, model.where)
+        folder = self.llm.fetch(self.reads("llm"))
         own_rows = model.rows
         released = dict(model.places)
         rows = put_language_model(model, folder, self.llm.where(), self.vocabulary)

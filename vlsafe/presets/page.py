@@ -70,7 +70,8 @@ def render(conf: Path) -> str:
 
 OPTIONS = """The names of `adaptation` and `safety_tune` are those of the microworld; a preset's `recipes` says what they mean:
 `recipes: real` makes them published recipes, `recipes: laptop` the same cut down. An option with a recipe's own name
-(`safety_tune=spa_vl_dpo`) is that recipe everywhere. Whoever composes a real model without a preset adds `recipes=real`.
+(`safety_tune=spa_vl_dpo`) is that recipe everywhere. Whoever composes a real model without a preset adds `recipes=real`,
+or sets learning rates: a real model with those of the microworld is refused.
 """
 
 

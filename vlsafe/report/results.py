@@ -95,6 +95,7 @@ def conditions(facts: Mapping[str, Any]) -> dict[str, str]:
         else None,
         "system prompt": decoding.get("system_prompt"),
         "text prompts": facts.get("text_image"),
+        "pictures": "padded to a square" if facts.get("pad_to_square") else None,
     }
     return {name: str(value) for name, value in said.items() if value is not None}
 

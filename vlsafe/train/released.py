@@ -6,8 +6,9 @@ the two can be merged, and writes it once in our layout.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from vlsafe.data.rows import Purpose, TrainingData
 from vlsafe.errors import CheckError, ConfigError
@@ -40,6 +41,9 @@ class ReleasedAdaptation(Adaptation):
     def cost_units(self) -> float:
         return 1.0
 
+    def reads(self, field: str) -> Sequence[str]:
+        return FILES
+
     def purposes(self) -> tuple[Purpose, ...]:
         return ()
 
@@ -71,6 +75,9 @@ class ReleasedTuning(SafetyTune):
     def cost_units(self) -> float:
         return 1.0
 
+    def reads(self, field: str) -> Sequence[str]:
+        return FILES
+
     def purposes(self) -> tuple[Purpose, ...]:
         return ()
 
@@ -93,6 +100,7 @@ def publish(source: Source, dtype: Dtype, rows: Rows, group: str, ctx: StageCont
     from vlsafe.model.load import template_hash
     from vlsafe.model.original import parts_of
     from vlsafe.model.released import expected, open_lvlm, write_lvlm
+    from vlsafe.model.shown import limited_as
 
     if not ctx.ranks.main:
         return
@@ -100,6 +108,7 @@ def publish(source: Source, dtype: Dtype, rows: Rows, group: str, ctx: StageCont
     ctx.progress(0, 1, f"reading {where}")
     parent = open_lvlm(ctx.parents["model"], "the model before it")
     folder = source.fetch(FILES)
+    told: dict[str, Any] = {}
     if (folder / ADAPTER).is_file():
         if group == "adaptation":
             raise CheckError(f"{where}: LoRA adapters; adaptation=checkpoint needs a whole model, projector included")
@@ -112,10 +121,14 @@ def publish(source: Source, dtype: Dtype, rows: Rows, group: str, ctx: StageCont
             model.config.get_text_config().vocab_size = parent.rows
             model.names, model.shapes = expected(model.config, where)
         check_rows(model, parent, group)
+        told = limited_as(model.processor, parent.processor)
     write_lvlm(model, ctx.out, dtype, parent.places, lambda done, total: ctx.progress(done, total, "writing the model"))
     copy_licences(folder, ctx.out)
-    ctx.facts |= {
-        "template_hash": template_hash(model.processor),
+    template, before = template_hash(model.processor), template_hash(parent.processor)
+    if template != before:
+        told["template_hash_of_the_model_before_it"] = before
+    ctx.facts |= told | {
+        "template_hash": template,
         "processor": "its own" if model.own and model is not parent else "that of the model before it",
         "vocabulary": {"rows": model.shapes[_embedding()][0], "rows_of_the_released_model": model.rows},
     }
@@ -128,9 +141,13 @@ def _embedding() -> str:
 
 
 def check_fits(model: Lvlm, parent: Lvlm) -> None:
-    """Raises `CheckError` unless both are of one architecture, with the same tower and the same tokens."""
+    """Raises `CheckError` unless both are of one architecture, with the same tower, tokens and pictures.
+
+    A chat template of its own is no error: the model was trained with it, and is asked with it. The manifest says so.
+    """
     from vlsafe.model.from_lvlm import tokens_of_processor
     from vlsafe.model.released import VOCABULARY, same_text_settings
+    from vlsafe.model.shown import check_pictures
     from vlsafe.model.vocabulary import check_tokens
 
     pair = f"{model.where} does not fit {parent.where}"
@@ -152,6 +169,7 @@ def check_fits(model: Lvlm, parent: Lvlm) -> None:
         mine, theirs = (getattr(x.config.vision_config, name, None) for x in (model, parent))
         if mine != theirs:
             raise CheckError(f"{pair}: the {name} of its tower is {mine}, and there it is {theirs}")
+    check_pictures(model.processor, parent.processor, pair)
     if model.own:
         rows = min(model.rows, parent.rows)
         check_tokens(tokens_of_processor(model), tokens_of_processor(parent), rows, model.where, parent.where)

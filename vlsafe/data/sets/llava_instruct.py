@@ -43,8 +43,11 @@ class LlavaInstruct(Dataset):
     images: DataSource | None = None  # the folder with coco, gqa, ocr_vqa, textvqa and vg below it; null: beside the JSON
     file: str = FILE
 
+    def reads(self, field: str) -> Sequence[str] | None:
+        return [self.file] if field == "source" else None
+
     def rows(self, purpose: Purpose) -> Sequence[Any]:
-        folder = self.source.fetch(allow=[self.file])
+        folder = self.source.fetch(self.reads("source"))
         table = open_table([file_of(folder, self.file, self.source)])
         album = album_of(folder) if self.images is None else Album([self.images.fetch()])
         if not any((root / part).is_dir() for root in album.folders for part in PARTS):

@@ -36,7 +36,10 @@ class LlavaPretrain(Dataset):
     source: DataSource = HUB
     file: str = FILE
 
+    def reads(self, field: str) -> Sequence[str] | None:
+        return [self.file, "images.zip"]
+
     def rows(self, purpose: Purpose) -> Sequence[Any]:
-        folder = self.source.fetch(allow=[self.file, "images.zip"])
+        folder = self.source.fetch(self.reads("source"))
         table, album = open_table([file_of(folder, self.file, self.source)]), album_of(folder)
         return Rows(lambda i: conversation(table, i, table.row(i), album, self.component_name), range(len(table)))

@@ -37,8 +37,11 @@ class SafeRLHF(Dataset):
     source: DataSource = HUB
     unsafe_pairs: bool = False
 
+    def reads(self, field: str) -> Sequence[str] | None:
+        return [FILES]
+
     def rows(self, purpose: Purpose) -> Sequence[Any]:
-        folder = self.source.fetch(allow=[FILES])
+        folder = self.source.fetch(self.reads("source"))
         found = files_of(folder, FILES, self.source) if folder.is_file() or list(folder.glob(FILES)) else []
         table = open_table(found or files_of(folder, "**/train*.parquet", self.source))
         helpful = purpose == "helpful_preference"

@@ -30,8 +30,11 @@ class SpaVL(Dataset):
 
     source: DataSource = HUB
 
+    def reads(self, field: str) -> Sequence[str] | None:
+        return [FILES]
+
     def rows(self, purpose: Purpose) -> Sequence[Any]:
-        table = open_table(files_of(self.source.fetch(allow=[FILES]), FILES, self.source))
+        table = open_table(files_of(self.source.fetch(self.reads("source")), FILES, self.source))
         return Rows(lambda i: row(table, i), range(len(table)))
 
 

@@ -42,8 +42,11 @@ class VLGuard(Dataset):
 
     source: DataSource = HUB
 
+    def reads(self, field: str) -> Sequence[str] | None:
+        return ["train.json", "train.zip"]
+
     def rows(self, purpose: Purpose) -> Sequence[Any]:
-        folder = self.source.fetch(allow=["train.json", "train.zip"])
+        folder = self.source.fetch(self.reads("source"))
         table = open_table([file_of(folder, "train.json", self.source)])
         album = album_of(folder, "train")
         return Rows(lambda i: row(table, i, album), range(len(table)))

@@ -8,7 +8,7 @@ from a folder.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -32,7 +32,10 @@ class AdvBench(PublicBenchmark):
 
     source: DataSource = SOURCE
 
+    def reads(self, field: str) -> Sequence[str] | None:
+        return FILES
+
     def read(self) -> Iterator[Item]:
-        table = find_table(self.source.fetch(allow=FILES), FILES, self.source)
+        table = find_table(self.source.fetch(self.reads("source")), FILES, self.source)
         for index in range(len(table)):
             yield Item(f"{index:03d}", "advbench", text_of(table, index, table.row(index), "goal", "prompt"), "refuse")

@@ -61,10 +61,13 @@ class MME(PublicBenchmark):
 
     source: DataSource = SOURCE
 
+    def reads(self, field: str) -> Sequence[str] | None:
+        return [FILES]
+
     def items(self, limit: int | None) -> Sequence[Item]:
         """Subtasks take turns by their share, and the two questions of a picture follow each other. Only the pictures that are
         asked about are read."""
-        folder = self.source.fetch(allow=[FILES])
+        folder = self.source.fetch(self.reads("source"))
         pairs: dict[str, dict[str, list[Question]]] = {}
         for question in read(folder, self.source):
             pairs.setdefault(question.category, {}).setdefault(question.question_id, []).append(question)

@@ -15,7 +15,7 @@ Its three subsets, as in the authors' `VLGuard_eval.py`, which answers greedily 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -42,8 +42,11 @@ class VLGuard(PublicBenchmark):
     safe: ClassVar[bool]
     instruction: ClassVar[str]
 
+    def reads(self, field: str) -> Sequence[str] | None:
+        return [FILES[0], "test.zip"]
+
     def read(self) -> Iterator[Item]:
-        folder = self.source.fetch(allow=[FILES[0], "test.zip"])
+        folder = self.source.fetch(self.reads("source"))
         table = find_table(folder, FILES, self.source)
         roots = [folder, folder / "data"] if folder.is_dir() else [folder.parent]
         album = Album([path for root in roots for path in (root / "test", root)], [root / "test.zip" for root in roots])

@@ -9,7 +9,7 @@ CC-BY-4.0. No gate. Pinned to its commit of 14 December 2023. Columns: `id`, `ty
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -36,8 +36,11 @@ class XSTest(PublicBenchmark):
 
     source: DataSource = SOURCE
 
+    def reads(self, field: str) -> Sequence[str] | None:
+        return FILES
+
     def read(self) -> Iterator[Item]:
-        table = find_table(self.source.fetch(allow=FILES), FILES, self.source)
+        table = find_table(self.source.fetch(self.reads("source")), FILES, self.source)
         for index in range(len(table)):
             row = table.row(index)
             kind = text_of(table, index, row, "type")
