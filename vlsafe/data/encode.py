@@ -93,8 +93,8 @@ class Encoder:
         ranks: Ranks = ALONE,
         folder: Path | None = None,
     ) -> Encoded:
-        """All rows, in their order; `tick(rows done)` is called now and then. Several `ranks` take turns at the rows and put what
-        they make into `folder`, which all of them see; each then has all of it.
+        """All rows, in their order; `tick(rows done)` is called now and then. Several `ranks` take turns at the rows and put
+        what they make into `folder`, which all of them see; each then has all of it.
 
         Raises `CheckError` for a template that renders the prompt otherwise when an answer follows, for a row whose pictures
         and image tokens differ in number, and where more rows can't be shown than the share `rows.most_broken`: on every rank,
@@ -198,8 +198,10 @@ class Encoder:
 
     def image_tokens(self, size: Size) -> int:
         """Of one picture of that size."""
+        family = family_of(self.processor)
+        size = family.shown_as(self.processor, size)
         if size not in self._tokens_of_size:
-            self._tokens_of_size[size] = family_of(self.processor).image_tokens(self.processor, size)
+            self._tokens_of_size[size] = family.image_tokens(self.processor, size)
         return self._tokens_of_size[size]
 
     def seen(self, pictures: Sequence[Any]) -> dict[str, Any]:
@@ -208,7 +210,10 @@ class Encoder:
 
     def _places(self, row: Mapping[str, Any], ids: list[int], counts: list[int], where: int) -> list[tuple[int, int]]:
         """Where each picture's one token stands, and how many it becomes."""
-        places = [i for i, token in enumerate(ids) if token == self.image_id] if self.image_id is not None else []
+        places: list[int] = []
+        if self.image_id is not None:
+            for _ in range(ids.count(self.image_id)):
+                places.append(ids.index(self.image_id, places[-1] + 1 if places else 0))
         if len(places) != len(counts):
             if self.image_id is not None and any(self.processor.image_token in text for text in said(row)):
                 raise PictureError(f"its text holds the model's sign for a picture, {self.processor.image_token}")

@@ -40,7 +40,7 @@ def encoded_rows(
     if ranks.main:
         made_from = digest(encoder, len(rows))
         found = verified(marker)
-        if found is not None and (found["made_from"] != made_from or not resumes and found["counts"]["broken"]):
+        if found is not None and (found["made_from"] != made_from or (not resumes and found["counts"]["broken"])):
             marker.unlink()
             found = None
     found = ranks.broadcast(found)
