@@ -129,6 +129,30 @@ def test_pairs_and_their_sides_too(processors: dict[str, Any], kind: str) -> Non
         assert parts_of(example, 0) == asked_for_each_turn(processors[kind], row, "completion")
 
 
+SHAPES = [
+    [{"role": "user", "content": "What is it?"}, {"role": "assistant", "content": ""}],
+    [{"role": "user", "content": []}, {"role": "assistant", "content": [{"type": "text", "text": ""}]}],
+    [{"role": "user", "content": [{"type": "text", "text": "a "}, {"type": "image"}, {"type": "text", "text": "b"}]}],
+    [{"role": "system", "content": [{"type": "text", "text": "Be\nbrief."}]}, tiny.message("user", " {{ w1 }} ", True)],
+    [{"role": "user", "content": [{"type": "image", "text": "w1"}, {"type": "video"}, {"type": "text", "text": "w2"}]}],
+    [{"role": "user", "content": [{"text": "w1"}, {"type": "text", "text": "w2"}]}],
+]
+
+
+@pytest.mark.parametrize("kind", ["llava", "qwen", *(f"{f}{more}" for f in WORDS for more in ("", ", text"))])
+def test_what_is_rendered_is_what_the_library_renders(processors: dict[str, Any], kind: str) -> None:
+    for messages in SHAPES:
+        if kind.endswith("text") or kind == "llava":
+            messages = [{**m, "content": [{"type": "text", "text": str(m["content"])}]} for m in messages]
+        given = [{**m, "content": m["content"][0]["text"]} for m in messages] if kind.endswith("text") else messages
+        for n in range(1, len(messages) + 1):
+            for asking in (True, False):
+                if messages[n - 1]["role"] == "system":
+                    continue
+                expected = processors[kind].apply_chat_template(given[:n], tokenize=False, add_generation_prompt=asking)
+                assert renderer(processors[kind])(messages)(n, asking) == expected
+
+
 def test_messages_that_are_more_than_text_are_rendered_as_the_library_does(processors: dict[str, Any]) -> None:
     processor = copy.copy(processors["llava"])
     processor.chat_template = (

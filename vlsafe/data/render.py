@@ -1,15 +1,20 @@
 """What a chat template makes of messages, as `apply_chat_template` does, for asking it of every turn of every row.
 
 `apply_chat_template` copies and looks over all messages at every call, which takes several times as long as rendering them.
-Plain messages (a role, and text or parts that are text) are the same after that: they go straight to the compiled template.
+Plain messages (a role, and text or parts of text and pictures) are the same after that: they go straight to the compiled
+template. What our own templates do with parts before that is done without Jinja.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from vlsafe.model.templates import of_text, parts_to_text
+
 Render = Callable[[int, bool], str]
+Prepare = Callable[[Sequence[Any]], list[Any]]
+PART: Mapping[Any, set[str]] = {"text": {"type", "text"}, "image": {"type"}}
 
 
 def renderer(processor: Any) -> Callable[[Sequence[Any]], Render]:
@@ -20,15 +25,18 @@ def renderer(processor: Any) -> Callable[[Sequence[Any]], Render]:
 
     def conversation(messages: Sequence[Any]) -> Render:
         said = list(messages) if in_parts else [{**m, "content": plain(m["content"])} for m in messages]
-        if quick is not None and all(map(is_plain, said)):
-            return lambda n, asking: quick(said[:n], asking)
-        return lambda n, asking: str(processor.apply_chat_template(said[:n], tokenize=False, add_generation_prompt=asking))
+        if quick is None or not all(map(is_plain, said)):
+            return lambda n, asking: str(processor.apply_chat_template(said[:n], tokenize=False, add_generation_prompt=asking))
+        prepare, render = quick
+        ready = prepare(said)
+        return lambda n, asking: render(ready[:n], asking)
 
     return conversation
 
 
-def compiled(processor: Any) -> Callable[[list[Any], bool], str] | None:
-    """The template as `apply_chat_template` compiles it, for messages and whether they ask; None where that has its own way."""
+def compiled(processor: Any) -> tuple[Prepare, Callable[[list[Any], bool], str]] | None:
+    """The template as `apply_chat_template` compiles it, for messages and whether they ask, and what these have to go through
+    first; None where that has a way of its own."""
     from transformers import PreTrainedTokenizerBase, ProcessorMixin
     from transformers.utils import chat_template_utils
 
@@ -40,13 +48,14 @@ def compiled(processor: Any) -> Callable[[list[Any], bool], str] | None:
         usual and compile_template and type(processor.chat_template) is str and all(type(w) is str for w in words.values())
     ):
         return None
-    template = compile_template(processor.chat_template)
+    alone = of_text(processor.chat_template)
+    template = compile_template(processor.chat_template if alone is None else alone)
 
     def render(messages: list[Any], asking: bool) -> str:
         text: str = template.render(messages=messages, tools=None, documents=None, add_generation_prompt=asking, **words)
         return text
 
-    return render
+    return list if alone is None else parts_to_text, render
 
 
 def is_plain(message: Any) -> bool:
@@ -56,9 +65,8 @@ def is_plain(message: Any) -> bool:
     content = message["content"]
     return type(content) is str or (
         type(content) is list
-        and all(
-            type(part) is dict and "image_url" not in part and all(type(v) is str for v in part.values()) for part in content
-        )
+        and all(type(part) is dict and part.keys() == PART.get(part.get("type")) for part in content)
+        and all(type(part.get("text", "")) is str for part in content)
     )
 
 
