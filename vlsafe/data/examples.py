@@ -22,6 +22,7 @@ import numpy as np
 
 from vlsafe.data.pictures import weight
 from vlsafe.errors import CheckError
+from vlsafe.files import revalidate
 
 KEPT_BYTES = 128 * 2**20  # pictures kept in memory between two uses of a row; the rest is asked of the rows again
 
@@ -118,6 +119,7 @@ class Examples(Sequence[Example]):
     def read(cls, folder: Path, parts: Sequence[tuple[str, Sequence[str]]]) -> Examples:
         """Of the files of `parts`: their name and their sources."""
         found = []
+        revalidate(folder)
         for name, sources in parts:
             lines = array("i")
             lines.frombytes((folder / f"{name}.lines").read_bytes())

@@ -47,10 +47,11 @@ def special_tokens(tokenizer: Any) -> Special | None:
     if not known or any(token.single_word for _, token in known.values()):
         return None
     cuts = re.compile("|".join(map(re.escape, sorted(known, key=len, reverse=True))))
+    # Without the unknown token: ids have it wherever a word is unknown, and places could not be told from texts.
     ids = {
         text: id
         for text, (id, token) in known.items()
-        if token.special and not token.lstrip and not token.rstrip and text == text.strip() and id != tokenizer.unk_token_id
+        if token.special and text == text.strip() and id != tokenizer.unk_token_id
     }
     return Special(cuts, ids, frozenset(ids.values()))
 
