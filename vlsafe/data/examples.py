@@ -18,8 +18,6 @@ from itertools import chain
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
-import numpy as np
-
 from vlsafe.data.pictures import weight
 from vlsafe.errors import CheckError
 from vlsafe.files import revalidate
@@ -69,6 +67,8 @@ class Part:
         self.ids: BinaryIO = io.BytesIO() if path is None else path.with_suffix(".ids").open("wb")
 
     def add(self, example: Example, image_id: int | None) -> None:
+        import numpy as np
+
         pair = len(example.completions) == 2
         asked = [array("i", chain.from_iterable(ranges)) for ranges in example.asked]
         ids = np.frombuffer(b"".join(map(array.tobytes, (example.prompt, *example.completions))), np.int32)
@@ -101,6 +101,8 @@ class Examples(Sequence[Example]):
 
     def __init__(self, parts: Sequence[tuple[array[int], Sequence[str], BinaryIO]] = ()) -> None:
         """Of each part its lines, its sources and where its ids are."""
+        import numpy as np
+
         self.kept, self._ids = Kept(), [ids for _, _, ids in parts]
         lines, starts, sources = [np.empty((0, len(Line._fields)), np.int32)], [np.empty(0, np.int64)], list[str]()
         for flat, _, _ in parts:
