@@ -25,7 +25,7 @@ class Ids(NamedTuple):
 
 
 class Special(NamedTuple):
-    """`cuts` finds what a tokenizer takes a text apart at; `ids`, by text, are of those that are the same wherever they stand."""
+    """`cuts` finds what a tokenizer takes a text apart at; `ids`, by text, are of those that it finds wherever they stand."""
 
     cuts: re.Pattern[str]
     ids: Mapping[str, int]
