@@ -7,7 +7,7 @@ STAMP := $(VENV)/.setup-done
 export HF_HUB_DISABLE_TELEMETRY := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup browser slurm smollm test-slurm test-dist test-real demo findings test check format plan clean bench bench-startup bench-step bench-merge bench-report bench-demo
+.PHONY: help setup browser slurm smollm test-slurm test-dist test-real demo findings test check format plan clean bench bench-startup bench-step bench-encode bench-merge bench-report bench-demo
 
 help: ## Print this help
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  \033[1m%-14s\033[0m %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -77,13 +77,16 @@ clean: ## Remove caches and build files; outputs/ and .venv stay
 	rm -rf .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist *.egg-info examples/*/build examples/*/*.egg-info
 	find vlsafe launch tests examples -name __pycache__ -type d -prune -exec rm -rf {} +
 
-bench: bench-startup bench-step bench-merge bench-report bench-demo ## Print the tables of docs/benchmarks.md (minutes; needs an idle machine)
+bench: bench-startup bench-step bench-encode bench-merge bench-report bench-demo ## Print the tables of docs/benchmarks.md (minutes; needs an idle machine)
 
 bench-startup: setup ## Time until help, a config and a plan of 100 cells are shown
 	$(BIN)/python -m vlsafe.bench startup
 
 bench-step: setup ## A training step beside the same step in a bare PyTorch loop
 	$(BIN)/python -m vlsafe.train.bench
+
+bench-encode: setup ## Encoding rows of many turns, beside the tokenizer alone
+	$(BIN)/python -m vlsafe.data.bench
 
 bench-merge: setup ## Merging a checkpoint of 0.25 GB, by time and memory
 	$(BIN)/python -m vlsafe.merge.bench --gigabytes 0.25

@@ -2,7 +2,7 @@
 
 A case is `METHOD[-qwen][-lora][-rates][-accumulate][-bf16][-half][-save32][-text]@WAY`, WAY one of none, zero1, zero2, zero3,
 zero3_offload; `half` begins from a parent stored in bf16. It leaves FOLDER/CASE/ with the model and `facts.json`. `-bare` takes
-away what stands in for an absent picture.
+away what stands in for an absent picture, `-wrong` has a row that can't be learned from, `-noted` tells who encoded which rows.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent / "train"))
 import train_qwen
 import train_tiny as tiny
 
+from vlsafe.data.encode import Encoder
 from vlsafe.data.mix import Unpaired
 from vlsafe.errors import StageInterrupted
 from vlsafe.ranks import Ranks, join
@@ -50,6 +51,8 @@ def phases(what: set[str], steps: int = 9) -> list[Phase]:
     pairs = tiny.preferences(27, 1, pictures=1.0) + tiny.preferences(29, 2, pictures=0.0)
     if "qwen" in what:
         mixed, pairs = train_qwen.resized(mixed), train_qwen.resized(pairs)
+    if "wrong" in what:  # in what the second of two ranks encodes
+        mixed[41] = {**mixed[41], "completion": []}
     if "dpo" in what:
         return [Phase("pairs", "dpo", lambda: pairs, setting, BOTH, 7, {"beta": 0.1}, lora)]
     if "kto" in what:
@@ -109,6 +112,18 @@ def die_in_a_checkpoint(step: int) -> None:
     torch.save = save
 
 
+def note_encoded(file: Path) -> None:
+    """Has this rank write down which rows it encodes."""
+    whole = Encoder._encode_chunk
+
+    def encode(self: Any, rows: Any, start: int, *more: Any) -> None:
+        with file.open("a") as noted:
+            noted.writelines(f"{start + i}\n" for i in range(len(rows)))
+        whole(self, rows, start, *more)
+
+    Encoder._encode_chunk = encode  # type: ignore[method-assign]
+
+
 def run(
     case: str, parent: Path, folder: Path, ranks: Ranks, stop: int | None = None, kill: Any = None, half: int | None = None
 ) -> None:
@@ -143,6 +158,8 @@ def run(
     (folder / "out").mkdir(parents=True, exist_ok=True)
     if "bare" in kinds:
         exact.AbsentPicture = Nothing
+    if "noted" in kinds:
+        note_encoded(folder / f"encoded-by-{ranks.rank}.txt")
     if half == ranks.rank:
         die_in_a_checkpoint(5)
     where = parent.with_name("half") if "half" in kinds else parent

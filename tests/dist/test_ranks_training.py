@@ -251,3 +251,41 @@ def test_a_checkpoint_of_another_layout_is_told_and_dropped(folder: Path, tmp_pa
     assert done.returncode == 0, done.stderr[-4000:]
     assert "written by zero3 over 2" in done.stderr
     assert digest(tmp_path / "one" / "sft@none") == digest(folder / "one" / "sft@none")
+
+
+def encoded_by(folder: Path) -> dict[int, list[int]]:
+    """The rows that each rank encoded, in all tries."""
+    return {int(f.stem[-1]): [int(line) for line in f.read_text().split()] for f in folder.glob("encoded-by-*.txt")}
+
+
+def test_each_row_is_encoded_by_one_rank_and_by_one_try(tmp_path: Path) -> None:
+    tiny.llava(tmp_path / "parent")
+    case = "sft-noted@none"
+    assert run(tmp_path, [sys.executable], case).returncode == 0
+    for how in (":stop=4", ""):
+        done = run(tmp_path, RANKS, f"{case}{how}")
+        assert done.returncode == 0, done.stderr[-4000:]
+        assert encoded_by(tmp_path / "many" / case) == {0: list(range(28)), 1: list(range(28, 56))}
+    one, many = tmp_path / "one" / case, tmp_path / "many" / case
+    assert furthest(one / "out", many / "out") < 2e-5
+    a, b = (json.loads((f / "facts.json").read_text())["phases"]["instruct"] for f in (one, many))
+    assert b["resumed_from_step"] > 0
+    for name in (
+        "rows_by_source",
+        "supervised_tokens_by_source",
+        "tokens_by_source",
+        "broken_rows_by_source",
+        "image_features",
+    ):
+        assert a[name] == b[name], name
+
+
+@pytest.mark.parametrize("way", ["none", "zero3"])
+def test_a_row_that_one_rank_can_t_encode_ends_all_with_its_reason(tmp_path: Path, way: str) -> None:
+    tiny.llava(tmp_path / "parent")
+    case = f"sft-noted-wrong@{way}"
+    done = run(tmp_path, RANKS, case)
+    assert done.returncode != 0
+    assert done.stderr.count("CheckError: row 41: has no answer of the assistant to learn from") == 2
+    assert 41 in encoded_by(tmp_path / "many" / case)[1]
+    assert not (tmp_path / "many" / case / "facts.json").exists()

@@ -13,6 +13,7 @@ from tests.eval import tiny
 from vlsafe.errors import CheckError
 from vlsafe.model.families import (
     FAMILIES,
+    LLAVA,
     QWEN2_5_VL,
     blank_picture,
     family_of,
@@ -52,6 +53,7 @@ def test_a_record_says_what_model_and_processor_do(folders: dict[str, Path], fam
     made = family.pictures(processor.image_processor(pictures, return_tensors="pt"))
     features = feature_counts(model, made)
     assert features == [family.image_tokens(processor, picture.size) for picture in pictures]
+    assert features == [family.image_tokens(processor, family.shown_as(processor, picture.size)) for picture in pictures]
     for picture, shape, count in zip(pictures, family.shapes(made), features, strict=True):
         alone = processor(images=[picture], text=[processor.image_token], return_tensors="pt")
         assert int((alone["input_ids"] == model.config.image_token_id).sum()) == count
@@ -126,3 +128,21 @@ def test_an_unknown_family_says_what_to_do() -> None:
             CheckError, match=r"of no family that is known here \(Llava.*needs a record in vlsafe/model/families"
         ):
             ask()
+
+
+def test_pictures_that_become_alike_are_counted_once(folders: dict[str, Path]) -> None:
+    from PIL import Image
+    from transformers import CLIPImageProcessorPil
+
+    processor = load_processor(folders["llava"])
+    cropped, stretched = {"do_center_crop": True, "size": {"shortest_edge": 28}}, {"do_center_crop": False}
+    for more, alike in ((cropped, True), (stretched, True), ({**stretched, "do_resize": False}, False)):
+        settings: dict[str, Any] = {"size": {"height": 56, "width": 28}, "crop_size": {"height": 28, "width": 42}, **more}
+        processor.image_processor = CLIPImageProcessorPil(**settings)
+        sizes = [(28, 28), (140, 84)]
+        shown = {LLAVA.shown_as(processor, size) for size in sizes}
+        assert (len(shown) == 1) == alike
+        for size in sizes:
+            assert LLAVA.image_tokens(processor, size) == LLAVA.image_tokens(processor, LLAVA.shown_as(processor, size))
+            seen = processor.image_processor([Image.new("RGB", size)], return_tensors="pt")["pixel_values"].shape[-2:]
+            assert LLAVA.shown_as(processor, size) == tuple(seen)[::-1]

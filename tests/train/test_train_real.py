@@ -192,9 +192,9 @@ def test_many_pictures_take_no_memory_until_they_are_shown(parent: Path, mirror:
     encoder = Encoder(load_processor(parent))
     examples = encoder.encode(rows).examples
     assert len(examples) == 300
-    assert encoder._kept_bytes < 300 * 100
+    assert examples.kept.bytes < 300 * 100
     assert len(encoder._tokens_of_size) <= 2
-    assert all(isinstance(p, Picture) and p.data is None for e in examples for p in e.kept or ())
+    assert all(isinstance(p, Picture) and p.data is None for e in examples for p in examples.kept.of(e.row) or ())
 
 
 def test_padding_to_square_is_what_the_model_sees(parent: Path, mirror: Path) -> None:

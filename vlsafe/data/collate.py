@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property
 from typing import Any
 
-from vlsafe.data.encode import Encoder, Example
+from vlsafe.data.encode import Encoder
+from vlsafe.data.examples import Example, Kept
 from vlsafe.data.pictures import PictureError
 from vlsafe.model.families import TOKEN_TYPES
 
@@ -27,6 +29,7 @@ class Collator:
 
     def __init__(self, encoder: Encoder, examples: Sequence[Example], rows: Sequence[Mapping[str, Any]]) -> None:
         self.encoder, self.examples, self.rows = encoder, examples, rows
+        self.kept: Kept = getattr(examples, "kept", None) or Kept()
         self.blank_always = False
         self.broken: dict[int, str] = {}  # by row
         self.on_broken: Callable[[Example, str], None] = lambda example, reason: None
@@ -56,12 +59,19 @@ class Collator:
         if "pictured" in features[0]:
             batch["pictured"] = features[0]["pictured"]
         if not pictures and (self.blank_always or batch.get("pictured")):
-            some = next(self._opened(e)[:1] for e in self.examples if e.pictures)
-            batch["absent_picture"] = self.encoder.seen(some)
+            batch["absent_picture"] = self.encoder.seen(self._opened(self._some)[:1])
         return batch
 
+    @cached_property
+    def _some(self) -> Example:
+        """The first example with a picture."""
+        return next(example for example in self.examples if example.pictures)
+
     def _opened(self, example: Example) -> list[Any]:
-        pictures = example.kept or self.rows[example.row]["images"]
+        pictures = self.kept.of(example.row)
+        if pictures is None:
+            pictures = self.rows[example.row]["images"]
+            self.kept.keep(example.row, pictures)
         try:
             return self.encoder.open(pictures)
         except PictureError as error:

@@ -13,46 +13,60 @@ from array import array
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from pathlib import Path
+from typing import Any, NamedTuple
 
-from vlsafe.data.pictures import PictureError, mean_colour, opened, weight
-from vlsafe.data.turns import between, marks, prefixes
+from vlsafe.data.examples import Example, Examples, Kept, Part
+from vlsafe.data.pictures import PictureError, mean_colour, opened
+from vlsafe.data.render import Render, plain, renderer
+from vlsafe.data.tokens import Ids, Special, special_tokens, tokenised
+from vlsafe.data.turns import Marked, answers, between, marked
 from vlsafe.errors import CheckError
 from vlsafe.model.families import Family, Size, family_of
+from vlsafe.ranks import ALONE, Ranks
 
 log = logging.getLogger(__name__)
 CHUNK = 512  # rows tokenised at a time
 MOST_BROKEN = 0.01  # share of the rows that may be left out, where their source says nothing else
 NAMED = 100  # the most rows left out that are named, by source; the counts are always of all
-KEPT_BYTES = 128 * 2**20  # pictures kept in memory between encoding and use; the rest is asked of the rows again
-
-
-@dataclass(frozen=True)
-class Example:
-    """One row as ids. `completions` has one list for a supervised or labelled row; chosen and rejected for a pair."""
-
-    row: int
-    source: str
-    prompt: array[int]
-    completions: tuple[array[int], ...]
-    pictures: int
-    image_tokens: int  # what its pictures need, and its prompt has
-    kept: list[Any] | None = None  # the pictures themselves, as long as they are few
-    label: bool | None = None  # of a labelled row
-    asked: tuple[tuple[tuple[int, int], ...], ...] = ()  # ranges of each completion that are not the assistant's
 
 
 @dataclass
-class Encoded:
-    """All rows of a phase, and what was counted on the way."""
+class Counts:
+    """What is counted while rows are encoded."""
 
-    examples: list[Example] = field(default_factory=list)
     dropped: Counter[str] = field(default_factory=Counter)  # rows over the limit, by source
     supervised: Counter[str] = field(default_factory=Counter)  # supervised tokens, by source
     tokens: Counter[str] = field(default_factory=Counter)  # all tokens, by source
     broken: Counter[str] = field(default_factory=Counter)  # rows left out since they can't be shown, by source
     named: dict[str, list[str]] = field(default_factory=dict)  # the first of these, and why
     end_token: str = ""  # "template" or "appended": who ends the answer
+
+    def add(self, later: Counts) -> None:
+        """What was counted of the rows that follow."""
+        for name in ("dropped", "supervised", "tokens", "broken"):
+            getattr(self, name).update(getattr(later, name))
+        for source, lines in later.named.items():
+            named = self.named.setdefault(source, [])
+            named += lines[: NAMED - len(named)]
+        self.end_token = self.end_token or later.end_token
+
+
+@dataclass
+class Encoded(Counts):
+    """All rows of a phase, and what was counted on the way. `parts`: the files that hold them, and the sources of each."""
+
+    examples: Examples = field(default_factory=Examples)
+    parts: list[tuple[str, list[str]]] = field(default_factory=list)
+
+
+class How(NamedTuple):
+    """What encoding goes through: the chat template, the tokenizer's special tokens, and where examples and pictures go."""
+
+    conversation: Callable[[Sequence[Any]], Render]
+    special: Special | None
+    part: Part
+    kept: Kept | None
 
 
 class Encoder:
@@ -70,96 +84,110 @@ class Encoder:
         if end is None:
             raise CheckError("the tokenizer has no eos_token: set one, or the model never learns to stop")
         self.pad_id: int = end if pad is None else pad
-        self._kept_bytes = 0
         self._tokens_of_size: dict[Size, int] = {}
 
-    def encode(self, rows: Sequence[Mapping[str, Any]], tick: Callable[[int], None] = lambda done: None) -> Encoded:
-        """All rows, in their order; `tick(rows done)` is called now and then.
+    def encode(
+        self,
+        rows: Sequence[Mapping[str, Any]],
+        tick: Callable[[int], None] = lambda done: None,
+        ranks: Ranks = ALONE,
+        folder: Path | None = None,
+    ) -> Encoded:
+        """All rows, in their order; `tick(rows done)` is called now and then. Several `ranks` take turns at the rows and put
+        what they make into `folder`, which all of them see; each then has all of it.
 
         Raises `CheckError` for a template that renders the prompt otherwise when an answer follows, for a row whose pictures
-        and image tokens differ in number, and where more rows can't be shown than the share `rows.most_broken`."""
+        and image tokens differ in number, and where more rows can't be shown than the share `rows.most_broken`: on every rank,
+        as one process would."""
         most = getattr(rows, "most_broken", MOST_BROKEN)
-        result = Encoded()
-        for start in range(0, len(rows), CHUNK):
-            chunk = [rows[i] for i in range(start, min(start + CHUNK, len(rows)))]
-            self._encode_chunk(chunk, start, result)
-            check_broken(result.broken, result.named, len(rows), most)
-            tick(start + len(chunk))
-        if sum(result.dropped.values()):
+        size = max(1, min(CHUNK, -(-len(rows) // ranks.world)))
+        result, part = Encoded(), Part(folder and folder / f"encoded-{ranks.rank}")
+        # Of several ranks, each trains on other rows than those that it encodes.
+        how = How(renderer(self.processor), special_tokens(self.tokenizer), part, Kept() if ranks.world == 1 else None)
+        for first in range(0, len(rows), size * ranks.world):
+            counts, failed = Counts(), None
+            places = range(len(rows))[first + size * ranks.rank :][:size]
+            try:
+                if places:
+                    self._encode_chunk([rows[i] for i in places], places.start, how, counts)
+            except Exception as error:
+                failed = error
+            told = str(failed) if isinstance(failed, CheckError) else f"rank {ranks.rank}: {type(failed).__name__}: {failed}"
+            for rank, (theirs, why) in enumerate(ranks.gather((counts, told if failed else None))):
+                if why is not None:
+                    raise failed if failed and rank == ranks.rank else CheckError(why)
+                result.add(theirs)
+                check_broken(result.broken, result.named, len(rows), most)
+            tick(min(len(rows), first + size * ranks.world))
+        part.close()
+        if folder is None:
+            result.examples = Examples([(part.lines, list(part.sources), part.ids)])
+        else:
+            result.parts = [(f"encoded-{rank}", names) for rank, names in enumerate(ranks.gather(list(part.sources)))]
+            result.examples = Examples.read(folder, result.parts)
+        result.examples.kept = how.kept or Kept()
+        if sum(result.dropped.values()) and ranks.main:
             log.warning("rows longer than %s tokens were dropped: %s", self.limit, dict(result.dropped))
         return result
 
-    def _encode_chunk(self, rows: list[Mapping[str, Any]], start: int, result: Encoded) -> None:
+    def _encode_chunk(self, rows: list[Mapping[str, Any]], start: int, how: How, counts: Counts) -> None:
         names = ("completion",) if "completion" in rows[0] else ("chosen", "rejected")
-        turns = [[prefixes(row["prompt"], row[name], f"row {start + i}") for name in names] for i, row in enumerate(rows)]
-        asked = iter(self._texts([until for row in turns for side in row for until, _ in side], answer=False))
-        told = iter(self._texts([answered for row in turns for side in row for _, answered in side], answer=True))
-        cuts: list[list[list[str]]] = []
-        for i, sides_of in enumerate(turns):
-            cuts.append([])
-            for side in sides_of:
-                cut, by_template = marks(
-                    [next(asked) for _ in side], [next(told) for _ in side], self.tokenizer.eos_token, f"row {start + i}"
-                )
-                result.end_token = result.end_token or ("template" if by_template else "appended")
-                cuts[-1].append(cut)
-        ids = iter(self._ids([text for row_cuts in cuts for cut in row_cuts for text in cut]))
+        turns = [[answers(row["prompt"], row[name], f"row {start + i}") for name in names] for i, row in enumerate(rows)]
+        texts: list[Marked] = []
         for i, row in enumerate(rows):
-            sides = [[next(ids) for _ in cut] for cut in cuts[i]]
+            for name, places in zip(names, turns[i], strict=True):
+                render = how.conversation([*row["prompt"], *row[name]])
+                asked, told = [render(k, True) for k in places], [render(k + 1, False) for k in places]
+                text, by_template = marked(asked, told, self.tokenizer.eos_token, f"row {start + i}")
+                counts.end_token = counts.end_token or ("template" if by_template else "appended")
+                texts.append(text)
+        bos, first = self.tokenizer.bos_token, texts[0].text[: texts[0].marks[0]]
+        # As apply_chat_template(tokenize=True) does: a tokenizer's own adds nothing, a processor's what the template left out.
+        add_special = self.pictures is not None and not (bos and first.startswith(bos))
+        ids = iter(tokenised(self.tokenizer, texts, add_special, how.special))
+        for i, row in enumerate(rows):
+            sides = [next(ids) for _ in names]
             try:
-                self._add(row, start + i, sides, result)
+                self._add(row, start + i, sides, how, counts)
             except PictureError as error:
-                result.broken[row["source"]] += 1
-                named = result.named.setdefault(row["source"], [])
+                counts.broken[row["source"]] += 1
+                named = counts.named.setdefault(row["source"], [])
                 if len(named) < NAMED:
                     named.append(f"{row.get('id', start + i)}: {error}")
 
-    def _add(self, row: Mapping[str, Any], where: int, sides: list[list[list[int]]], result: Encoded) -> None:
-        """One row; `sides` has for each completion the ids until each mark, the last being the whole."""
+    def _add(self, row: Mapping[str, Any], where: int, sides: list[Ids], how: How, counts: Counts) -> None:
+        """One row; `sides` has the ids of each completion, after the prompt."""
         expand = self._image_tokens(row, where)
         completions, unlearned, prompt = [], [], array("i")
-        for cut in sides:
-            whole = cut[-1]
-            for part in cut[:-1]:
-                if whole[: len(part)] != part:
+        for whole, until in sides:
+            for part in until:
+                if not isinstance(part, int):
                     raise self._no_prefix(part, whole, where)
             places = self._places(row, whole, expand, where)
-            bounds = [len(part) + sum(n - 1 for place, n in places if place < len(part)) for part in cut]
+            bounds = [n + sum(count - 1 for place, count in places if place < n) for n in until if isinstance(n, int)]
             full = expanded(whole, places)
             prompt = array("i", full[: bounds[0]])
             completions.append(array("i", full[bounds[0] :]))
             unlearned.append(between(bounds))
         source = row["source"]
         if self.limit is not None and len(prompt) + max(map(len, completions)) > self.limit:
-            result.dropped[source] += 1
+            counts.dropped[source] += 1
             return
-        result.supervised[source] += sum(map(len, completions)) - sum(b - a for side in unlearned for a, b in side)
-        result.tokens[source] += sum(len(prompt) + len(c) for c in completions)
-        kept, asked = self._keep(row["images"]), tuple(unlearned) if any(unlearned) else ()
-        result.examples.append(
-            Example(where, source, prompt, tuple(completions), len(expand), sum(expand), kept, row.get("label"), asked)
-        )
+        counts.supervised[source] += sum(map(len, completions)) - sum(b - a for side in unlearned for a, b in side)
+        counts.tokens[source] += sum(len(prompt) + len(c) for c in completions)
+        asked = tuple(unlearned) if any(unlearned) else ()
+        example = Example(where, source, prompt, tuple(completions), len(expand), sum(expand), row.get("label"), asked)
+        how.part.add(example, self.image_id)
+        if how.kept is not None:
+            how.kept.keep(where, row["images"])
 
     def rendered(self, row: Mapping[str, Any]) -> tuple[str, list[str]]:
         """What the template makes of a row: the prompt, and what it adds for each of the answers."""
         names = ("completion",) if "completion" in row else ("chosen", "rejected")
-        (asked,) = self._texts([row["prompt"]], answer=False)
-        return asked, [text[len(asked) :] for text in self._texts([[*row["prompt"], *row[n]] for n in names], answer=True)]
-
-    def _keep(self, pictures: list[Any]) -> list[Any] | None:
-        self._kept_bytes += sum(map(weight, pictures))
-        return pictures if self._kept_bytes <= KEPT_BYTES else None
-
-    def _texts(self, conversations: list[Any], answer: bool) -> list[str]:
-        if self.pictures is None:
-            conversations = [[{**m, "content": plain(m["content"])} for m in c] for c in conversations]
-        return list(self.processor.apply_chat_template(conversations, tokenize=False, add_generation_prompt=not answer))
-
-    def _ids(self, texts: list[str]) -> list[list[int]]:
-        bos = self.tokenizer.bos_token
-        # As apply_chat_template(tokenize=True) does: a tokenizer's own adds nothing, a processor's what the template left out.
-        special = self.pictures is not None and not (bos and texts[0].startswith(bos))
-        return list(self.tokenizer(texts, add_special_tokens=special)["input_ids"])
+        conversation = renderer(self.processor)
+        asked = conversation(row["prompt"])(len(row["prompt"]), True)
+        told = [[*row["prompt"], *row[name]] for name in names]
+        return asked, [conversation(messages)(len(messages), False)[len(asked) :] for messages in told]
 
     def _image_tokens(self, row: Mapping[str, Any], where: int) -> list[int]:
         """The number of image tokens for each picture of the row."""
@@ -170,8 +198,10 @@ class Encoder:
 
     def image_tokens(self, size: Size) -> int:
         """Of one picture of that size."""
+        family = family_of(self.processor)
+        size = family.shown_as(self.processor, size)
         if size not in self._tokens_of_size:
-            self._tokens_of_size[size] = family_of(self.processor).image_tokens(self.processor, size)
+            self._tokens_of_size[size] = family.image_tokens(self.processor, size)
         return self._tokens_of_size[size]
 
     def seen(self, pictures: Sequence[Any]) -> dict[str, Any]:
@@ -180,7 +210,10 @@ class Encoder:
 
     def _places(self, row: Mapping[str, Any], ids: list[int], counts: list[int], where: int) -> list[tuple[int, int]]:
         """Where each picture's one token stands, and how many it becomes."""
-        places = [i for i, token in enumerate(ids) if token == self.image_id] if self.image_id is not None else []
+        places: list[int] = []
+        if self.image_id is not None:
+            for _ in range(ids.count(self.image_id)):
+                places.append(ids.index(self.image_id, places[-1] + 1 if places else 0))
         if len(places) != len(counts):
             if self.image_id is not None and any(self.processor.image_token in text for text in said(row)):
                 raise PictureError(f"its text holds the model's sign for a picture, {self.processor.image_token}")
@@ -228,8 +261,3 @@ def check_broken(broken: Mapping[str, int], named: Mapping[str, Sequence[str]], 
             f"{count} of {rows} rows have a picture that can't be shown, more than data.most_broken={most:g} allows ({some}):"
             " mend the pictures' folder, or raise it"
         )
-
-
-def plain(content: Any) -> str:
-    """A message's parts as text, for the templates of plain language models."""
-    return content if isinstance(content, str) else "".join(part.get("text", "") for part in content)

@@ -7,26 +7,33 @@ prompt, the text after it is what it renders with the answer. Evaluation asks th
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from vlsafe.errors import CheckError
 
 
-def prefixes(prompt: Sequence[Any], completion: Sequence[Any], where: str) -> list[tuple[list[Any], list[Any]]]:
-    """For each of the assistant's turns in the completion: the messages until it, and those with it."""
-    turns = [k for k, message in enumerate(completion) if message["role"] == "assistant"]
+class Marked(NamedTuple):
+    """A conversation's text, and how long it is where each of the assistant's turns begins and ends; the last is all of it."""
+
+    text: str
+    marks: list[int]
+
+
+def answers(prompt: Sequence[Any], completion: Sequence[Any], where: str) -> list[int]:
+    """The places of the assistant's turns of the completion, among all messages."""
+    turns = [k for k, message in enumerate(completion, len(prompt)) if message["role"] == "assistant"]
     if not turns:
         raise CheckError(f"{where}: has no answer of the assistant to learn from")
-    return [([*prompt, *completion[:k]], [*prompt, *completion[: k + 1]]) for k in turns]
+    return turns
 
 
-def marks(asked: Sequence[str], told: Sequence[str], end: str, where: str) -> tuple[list[str], bool]:
-    """The text until each turn begins and until it ends, in order; the last is the whole of it. `asked` and `told` are the
-    rendered `prefixes`. Also says whether the template ended every answer with `end`: where it does not, that is appended. What
-    it writes after the end (a line break) belongs to no turn: the model is never asked for it.
+def marked(asked: Sequence[str], told: Sequence[str], end: str, where: str) -> tuple[Marked, bool]:
+    """The conversation of which, for each of the assistant's turns, `asked` is rendered until it and `told` with it. Also says
+    whether the template ended every answer with `end`: where it does not, that is appended. What it writes after the end (a
+    line break) belongs to no turn: the model is never asked for it.
 
     Raises `CheckError` where the template renders earlier turns otherwise when further ones follow."""
-    cut, whole, by_template = [], asked[0], True
+    pieces, marks, length, after, by_template = [asked[0]], list[int](), len(asked[0]), "", True
     for k, (question, answered) in enumerate(zip(asked, told, strict=True)):
         if k:
             if not question.startswith(told[k - 1]):
@@ -35,8 +42,10 @@ def marks(asked: Sequence[str], told: Sequence[str], end: str, where: str) -> tu
                     f"{where}: the chat template renders turn {k} otherwise when a further turn follows, so what is learned"
                     f" would not be what was said: {before!r} becomes {now!r}; use another template"
                 )
-            whole += question[len(told[k - 1]) :]
-        cut.append(whole)
+            between_turns = after + question[len(told[k - 1]) :]
+            pieces.append(between_turns)
+            length += len(between_turns)
+        marks.append(length)
         if not answered.startswith(question):
             same = next((i for i, (a, b) in enumerate(zip(question, answered, strict=False)) if a != b), len(answered))
             raise CheckError(
@@ -48,9 +57,11 @@ def marks(asked: Sequence[str], told: Sequence[str], end: str, where: str) -> tu
         answer = answered[len(question) :].rstrip()
         ended = answer.endswith(end)
         by_template = by_template and ended
-        cut.append(whole + answer + ("" if ended else end))
-        whole = cut[-1] + (answered[len(question) + len(answer) :] if ended else "")
-    return cut, by_template
+        pieces.append(answer if ended else answer + end)
+        length += len(pieces[-1])
+        marks.append(length)
+        after = answered[len(question) + len(answer) :] if ended else ""
+    return Marked("".join(pieces), marks), by_template
 
 
 def between(bounds: Sequence[int]) -> tuple[tuple[int, int], ...]:

@@ -30,7 +30,8 @@ class Layout:
 
 @dataclass(frozen=True)
 class Family:
-    """`layouts` are in the order in which `layout_of` tries them. `blank` and `image_tokens` are given a processor."""
+    """`layouts` are in the order in which `layout_of` tries them. `blank`, `image_tokens` and `shown_as` are given a
+    processor."""
 
     name: str
     architecture: str  # transformers' class: `architectures[0]` of a config.json
@@ -42,6 +43,7 @@ class Family:
     token_types: bool  # the model needs to be told which tokens are a picture's, or it gives them the positions of text
     blank: Callable[[Any], Size]  # the size of a blank picture
     image_tokens: Callable[[Any, Size], int]  # of one picture
+    shown_as: Callable[[Any, Size], Size]  # a size that has as many of them: the same for all pictures where all become alike
     shapes: Callable[[Mapping[str, Any]], list[Any]]  # of each picture of `pictures`: the same shape makes as many features
     load_processor: Callable[[Path], Any]
     keeps_sizes: bool = False  # a picture keeps its size, between the limits `size` of the processor; else all get one size
@@ -82,6 +84,15 @@ def _llava_image_tokens(processor: Any, size: Size) -> int:
 
     ids = processor(images=[Image.new("RGB", size)], text=[processor.image_token])["input_ids"][0]
     return sum(1 for token in ids if token == processor.image_token_id)
+
+
+def _llava_shown_as(processor: Any, size: Size) -> Size:
+    """What is cropped in the end, or stretched to a width and a height, is of that size whatever it was."""
+    pictures = processor.image_processor
+    end = dict(
+        pictures.crop_size if getattr(pictures, "do_center_crop", False) else pictures.size if pictures.do_resize else {}
+    )
+    return (end["width"], end["height"]) if end.keys() >= {"width", "height"} else size
 
 
 def _qwen_image_tokens(processor: Any, size: Size) -> int:
@@ -143,6 +154,7 @@ LLAVA = Family(
     token_types=False,
     blank=_llava_blank,
     image_tokens=_llava_image_tokens,
+    shown_as=_llava_shown_as,
     shapes=lambda pictures: [tuple(values.shape) for values in pictures["pixel_values"]],
     load_processor=_auto_processor,
 )
@@ -162,6 +174,7 @@ QWEN2_5_VL = Family(
     token_types=True,
     blank=lambda processor: (336, 336),  # as LLaVA-1.5's; pictures keep their size here, within the processor's limits
     image_tokens=_qwen_image_tokens,
+    shown_as=lambda processor, size: size,
     shapes=lambda pictures: [tuple(grid) for grid in pictures["image_grid_thw"].tolist()],
     load_processor=_qwen_processor,
     keeps_sizes=True,

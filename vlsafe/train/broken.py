@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from vlsafe.data.collate import Collator
-from vlsafe.data.encode import MOST_BROKEN, NAMED, Encoded, Example, check_broken
+from vlsafe.data.encode import MOST_BROKEN, NAMED, Encoded, check_broken
+from vlsafe.data.examples import Example
 from vlsafe.ranks import Ranks
 from vlsafe.train.checkpoint import read_log
 

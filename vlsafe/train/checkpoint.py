@@ -3,6 +3,7 @@
 <work>/<i>-<phase>/checkpoint-<step>/      trained weights, the trainer's state, the log so far; count only with `complete.json`
 <work>/<i>-<phase>/log.jsonl               one line a step
 <work>/<i>-<phase>/final.safetensors       a finished phase's weights; they and its log count only with `done.json`
+<work>/<i>-<phase>/encoded-<rank>.*        its rows as ids, until it ends; count only with `encoded.json`
 <work>/<i>-<phase>/reference.safetensors   log-probabilities of the reference (DPO, KTO); count only with `reference.json`
 
 Each marker is written last and holds the sha256 of the files it stands for, and of itself. What was damaged since is told on

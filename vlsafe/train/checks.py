@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from vlsafe.data.encode import Encoded, Encoder, Example
+from vlsafe.data.encode import Encoded, Encoder
 from vlsafe.data.pictures import PictureError
 from vlsafe.errors import CheckError
 from vlsafe.model.families import family_of, feature_counts
@@ -17,7 +17,7 @@ def check_supervised(encoded: Encoded, where: str) -> None:
     if not encoded.examples:
         dropped = sum(encoded.dropped.values())
         raise CheckError(f"{where}: no rows to train on ({dropped} were longer than the limit)")
-    for source in {e.source for e in encoded.examples} | set(encoded.dropped):
+    for source in sorted({*encoded.examples.sources, *encoded.dropped}):
         if not encoded.supervised[source]:
             why = f" ({encoded.dropped[source]} rows were too long and dropped)" if encoded.dropped[source] else ""
             raise CheckError(f"{where}: source '{source}' has no supervised token{why}: look at its rows and the chat template")
@@ -26,7 +26,9 @@ def check_supervised(encoded: Encoded, where: str) -> None:
 def check_rendered(encoder: Encoder, encoded: Encoded, rows: Sequence[Mapping[str, Any]], where: str) -> None:
     """Raises `CheckError` where the chat template leaves out what is asked or answered, or writes it otherwise, seen on a row
     of each source with pictures and one without: then nothing, or something else, would be learned under a falling loss."""
-    for place in {(e.source, e.pictures > 0): e.row for e in reversed(encoded.examples)}.values():
+    examples = encoded.examples
+    kinds = list(zip(examples.sources, examples.pictured, examples.column("row").tolist(), strict=True))
+    for place in {(source, pictured): row for source, pictured, row in reversed(kinds)}.values():
         row = rows[place]
         prompt, answers = encoder.rendered(row)
         told = [row[name] for name in ("completion", "chosen", "rejected") if name in row]
@@ -50,7 +52,7 @@ def parts(content: Any) -> list[str]:
 def check_vocabulary(model: Any, encoded: Encoded, where: str) -> None:
     """Raises `CheckError` when a row has an id that the model has no embedding for."""
     size = model.get_input_embeddings().weight.shape[0]
-    top = max(max(max(e.prompt, default=0), *(max(c, default=0) for c in e.completions)) for e in encoded.examples)
+    top = int(encoded.examples.column("top").max())
     if top >= size:
         raise CheckError(
             f"{where}: token id {top} is beyond the model's {size} embeddings: processor and model do not belong together"
@@ -64,7 +66,8 @@ def check_image_tokens(model: Any, encoder: Encoder, encoded: Encoded, rows: Seq
     many features of their pictures as the processor writes image tokens for them, and unless every row has the image tokens
     that its pictures need, with the model's id.
     """
-    shown = [e for e in encoded.examples if e.pictures]
+    examples, numbers = encoded.examples, encoded.examples.column("image_tokens").tolist()
+    shown = [i for i, pictured in enumerate(examples.pictured) if pictured]
     if not shown:
         return 0
     expected = getattr(model.config, "image_token_id", None)
@@ -74,9 +77,9 @@ def check_image_tokens(model: Any, encoder: Encoder, encoded: Encoded, rows: Seq
     if families[0] is not families[1]:
         raise CheckError(f"{where}: the model is of the family {families[0].name}, its processor of {families[1].name}")
     most = 0
-    by_tokens = sorted(shown, key=lambda e: e.image_tokens)
-    tried = [readable(encoder, order, rows) for order in (shown, by_tokens, by_tokens[::-1])]
-    for row, pictures in {row.row: (row, pictures) for row, pictures in tried}.values():
+    places, by_tokens = examples.column("row").tolist(), sorted(shown, key=numbers.__getitem__)
+    tried = [readable(encoder, (places[i] for i in order), rows) for order in (shown, by_tokens, by_tokens[::-1])]
+    for place, pictures in dict(tried).items():
         with computing(model):
             made = feature_counts(model, encoder.seen(pictures))
         for picture, features in zip(pictures, made, strict=True):
@@ -84,27 +87,28 @@ def check_image_tokens(model: Any, encoder: Encoder, encoded: Encoded, rows: Seq
             if tokens != features:
                 width, height = picture.size
                 raise CheckError(
-                    f"{where}: row {row.row} has {tokens} image tokens, but the model makes {features} features of its picture"
+                    f"{where}: row {place} has {tokens} image tokens, but the model makes {features} features of its picture"
                     f" of {width} × {height} pixels: what the processor knows of the tower ({families[1].tower_settings}) must"
                     " be as the model has it"
                 )
             most = max(most, features)
-    for row in encoded.examples:
-        tokens = sum(ids.count(expected) for ids in (row.prompt, *row.completions))
-        if tokens != row.image_tokens:
+    for place, tokens, pictures, needed in zip(
+        places, examples.column("shown").tolist(), examples.column("pictures").tolist(), numbers, strict=True
+    ):
+        if tokens != needed:
             raise CheckError(
-                f"{where}: row {row.row} has {tokens} image tokens, and its {row.pictures} pictures need {row.image_tokens}:"
+                f"{where}: row {place} has {tokens} image tokens, and its {pictures} pictures need {needed}:"
                 " nothing may cut into a prompt, and the text of a row must not spell out the image token"
             )
     return most
 
 
-def readable(encoder: Encoder, examples: Sequence[Example], rows: Sequence[Mapping[str, Any]]) -> tuple[Example, list[Any]]:
-    """The first of the examples whose pictures can be decoded, and these."""
+def readable(encoder: Encoder, places: Iterable[int], rows: Sequence[Mapping[str, Any]]) -> tuple[int, list[Any]]:
+    """The first of the rows at `places` whose pictures can be decoded, and these."""
     failed = ""
-    for example in examples:
+    for place in places:
         try:
-            return example, encoder.open(rows[example.row]["images"])
+            return place, encoder.open(rows[place]["images"])
         except PictureError as error:
             failed = failed or str(error)
     raise CheckError(f"no picture of the rows can be decoded ({failed})")

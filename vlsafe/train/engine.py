@@ -22,6 +22,7 @@ from vlsafe.train.broken import broken_rows, watch_pictures
 from vlsafe.train.checkpoint import Checkpoint, finished_phases, mark, newest, read_log, write_log
 from vlsafe.train.checks import check_image_tokens, check_rendered, check_supervised, check_vocabulary
 from vlsafe.train.dtypes import cast, held, hold, named, published
+from vlsafe.train.encoding import encoded_rows, forget
 from vlsafe.train.logs import collect_logs, curve
 from vlsafe.train.lora import Lora, inject, merge, merged_copy
 from vlsafe.train.optimization import Optimization, SaveDtype
@@ -188,12 +189,14 @@ def run_phase(
     weights = held(model, setting.precision, way.zero is not None)
     rows = phase.rows()
     encoder = Encoder(processor, longest(model, setting))
-    encoded = encoder.encode(rows, lambda done: tick(f"reading rows, {done} of {len(rows)}"))
+    encoded = encoded_rows(
+        encoder, rows, folder, ctx.ranks, lambda done: tick(f"reading rows, {done} of {len(rows)}"), checkpoint is not None
+    )
     check_supervised(encoded, phase.name)
     check_rendered(encoder, encoded, rows, phase.name)
     check_vocabulary(model, encoded, phase.name)
     features = check_image_tokens(model, encoder, encoded, rows, phase.name)
-    pictured, labels = [e.pictures > 0 for e in encoded.examples], [e.label is True for e in encoded.examples]
+    pictured, labels = encoded.examples.pictured, [label is True for label in encoded.examples.labels]
     if phase.method == "kto":
         order = balanced(pictured, labels, setting.batch_size, setting.steps, phase.seed)
     else:
@@ -263,7 +266,7 @@ def run_phase(
         changed = check_changes(before, trained, phase.trainable, phase.name, adapted)
         trained.requires_grad_(True)
 
-    kept = [(e.source, e.pictures > 0) for e in encoded.examples]
+    forget(encoded, folder, ctx.ranks)
     seconds = lines[-1]["seconds"]
     return trained, {
         "method": phase.method,
@@ -275,13 +278,13 @@ def run_phase(
         "mean_learning_rate": sum(line["lr"] for line in lines) / len(lines),
         **{name: lines[-1][name] for name in ("reward_margin", "reward_accuracy", "kl") if name in lines[-1]},
         "max_grad_norm_seen": max(line["grad_norm"] for line in lines),
-        "rows_by_source": dict(Counter(source for source, _ in kept)),
-        "rows_with_pictures": sum(pictured for _, pictured in kept),
+        "rows_by_source": dict(Counter(encoded.examples.sources)),
+        "rows_with_pictures": sum(pictured),
         "supervised_tokens_by_source": dict(encoded.supervised),
         "tokens_by_source": dict(encoded.tokens),
         "dropped_rows_by_source": dict(encoded.dropped),
         "broken_rows_by_source": broken_rows(encoded, folder),
-        "passes_over_rows": round(lines[-1]["step"] * setting.batch_size / len(kept), 3),
+        "passes_over_rows": round(lines[-1]["step"] * setting.batch_size / len(pictured), 3),
         **getattr(rows, "facts", {}),
         "end_token": encoded.end_token,
         "image_features": features,
