@@ -52,6 +52,13 @@ def cache_folder() -> Path:
     return Path(base) / "vlsafe"
 
 
+def forget() -> None:
+    """Folders and files that were looked through once by this process are looked through again."""
+    _many.clear()
+    if "vlsafe.data.beside" in sys.modules:
+        sys.modules["vlsafe.data.beside"]._often.clear()
+
+
 def _picture(name: str) -> bool:
     return name.lower().endswith(PICTURES)
 

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any, TypeVar
 
-from vlsafe.errors import CheckError
+from vlsafe.errors import CheckError, VlsafeError
 
 T = TypeVar("T")
 OTHER_PORT = (
@@ -24,6 +24,10 @@ LOST = re.compile(
     r"(gloo|nccl)\b.*?(connection (?:closed|reset|refused)|read error|broken pipe|remote process exited|timed? ?out)", re.I
 )
 PATIENCE = timedelta(days=30)  # a rank that died is noticed by its closed connection, not by time
+
+
+class AgreedError(VlsafeError):
+    """What failed on a rank, raised by all of them in the same place: they can go on with another stage together."""
 
 
 @dataclass(frozen=True)
@@ -56,6 +60,24 @@ class Ranks:
         values: list[Any] = [None] * self.world
         torch.distributed.all_gather_object(values, value, group=self.group)
         return values
+
+    def agreed(self, work: Callable[[], T]) -> T:
+        """What `work`, which is no collective, returns here. Where it fails on any rank, all raise `AgreedError`."""
+        if self.world == 1:
+            return work()
+        made: list[T] = []
+        failed: Exception | None = None
+        try:
+            made.append(work())
+        except Exception as error:
+            failed = error
+        said = (
+            "" if failed is None else str(failed) if isinstance(failed, VlsafeError) else f"{type(failed).__name__}: {failed}"
+        )
+        told = [f"rank {rank}: {said}" if rank else said for rank, said in enumerate(self.gather(said)) if said]
+        if told:
+            raise AgreedError(told[0]) from failed
+        return made[0]
 
     def any(self, flag: bool) -> bool:
         """Whether it is true on any rank."""

@@ -129,6 +129,17 @@ def test_a_stage_that_fails_is_status_1_and_says_why(launcher: str, task: Path) 
     assert any("image" in e.get("error", "") for e in events)
 
 
+def test_a_benchmark_that_cant_be_read_leaves_the_others_to_be_asked(task: Path) -> None:
+    whole = load_task(task)
+    broken, *others = [o for o in whole.stages if o.kind == "generate"][:2]
+    missing = {"name": "jsonl", "axis": "over_refusal", "source": {"folder": str(task.parent / "nowhere.jsonl")}}
+    replace(whole, stages=(replace(broken, settings={**broken.settings, "benchmark": missing}), *others)).save(task)
+    run = start("torchrun", task)
+    assert run.wait(timeout=120) == 1, shown(task)
+    assert [states(task).get(o.id) for o in (broken, *others)] == ["failed", "done"], shown(task)
+    assert any("nowhere.jsonl" in e.get("error", "") for e in EventReader(task.with_name("events.jsonl")).new())
+
+
 def test_a_launcher_that_is_killed_leaves_no_rank_behind(task: Path) -> None:
     run = start("torchrun", task)
     until_ranks_answer(run, task)

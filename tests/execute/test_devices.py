@@ -13,7 +13,7 @@ from tests.conftest import Launch
 from vlsafe.errors import ConfigError
 from vlsafe.execute.devices import Machine
 from vlsafe.execute.executor import Executor
-from vlsafe.execute.resources import Needs
+from vlsafe.execute.resources import Needs, needs
 from vlsafe.execute.survey import Survey, wall_seconds
 from vlsafe.execute.task import group_stages
 from vlsafe.plan import Plan, make_plan
@@ -48,6 +48,14 @@ def test_a_task_that_waits_for_gpus_is_not_overtaken_by_smaller_ones() -> None:
     assert started(machine, ALONE, on(4), ALONE, MERGE) == [("0",), None, None, ()]
     machine.give_back(machine.shares[0])
     assert started(machine, on(4), ALONE) == [("0", "1", "2", "3"), None]
+
+
+def test_a_stage_that_only_converts_weights_has_one_process_and_no_gpu(grid: Grid, tmp_path: Path) -> None:
+    made = grid("+experiment=llava15_released", f"local={tmp_path}", "safety_tune=sft")
+    plan = make_plan(made)
+    wanted = {stage.kind: needs(stage, made[0].run, True, gpus=8, cores=16) for stage in plan.stages.values()}
+    assert wanted["model"] == wanted["adaptation"] == Needs(1, 1, 0, 2)
+    assert wanted["safety_tune"] == Needs(8, 1, 8, 1)
 
 
 def test_cores_and_jobs_limit_what_runs_at_once() -> None:

@@ -15,7 +15,7 @@ from vlsafe.cluster.script import Job, Shape, job_script
 from vlsafe.cluster.settings import FINISH, WHERE, SlurmSettings, group_of, one_line, slurm_settings
 from vlsafe.cluster.slurm import Partition, SlurmError
 from vlsafe.errors import ConfigError
-from vlsafe.execute.resources import Needs, check_training, execution_of, needs, together
+from vlsafe.execute.resources import Needs, check_training, execution_of, needs, one_process, together
 from vlsafe.execute.task import Task, group_stages, order_of
 from vlsafe.files import write_atomic
 from vlsafe.plan import Plan
@@ -75,7 +75,7 @@ class Submitter:
         deepspeed = self.submission.deepspeed is not None
         all_of = together(needs(self.plan.stages[id], run, deepspeed, gpus, partition.cpus or 1) for id in group)
         cpus = resources.cpus_per_task or all_of.threads
-        nodes = resources.nodes or all_of.nodes
+        nodes = 1 if one_process(self.plan.stages[group[0]]) else resources.nodes or all_of.nodes
         if all_of.processes % nodes:
             raise ConfigError(f"num_processes={all_of.processes}: must divide over {nodes} nodes")
         shape = Shape(

@@ -28,8 +28,7 @@ def run(benchmark: Benchmark, engine: Engine, limit: int | None, ctx: StageConte
     `CheckError` for two items of one id, an item without exactly one answer and whatever the engine's checks find,
     `StageInterrupted` after a stop signal.
     """
-    items = benchmark.items(limit)
-    check_ids(benchmark.title, items)
+    items = ctx.ranks.agreed(lambda: read_items(benchmark, limit))
     known = Known(items)
     resumed = 0
     if ctx.ranks.main:  # before any rank appends again
@@ -82,6 +81,12 @@ def run(benchmark: Benchmark, engine: Engine, limit: int | None, ctx: StageConte
         "cut_off": len(cut_ids),
         "cut_off_ids": cut_ids,
     }
+
+
+def read_items(benchmark: Benchmark, limit: int | None) -> Sequence[Item]:
+    items = benchmark.items(limit)
+    check_ids(benchmark.title, items)
+    return items
 
 
 class Known:

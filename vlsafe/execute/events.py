@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import time
 from pathlib import Path
 from typing import Any, Literal, TypedDict, cast
+
+from vlsafe.errors import VlsafeError
+from vlsafe.ranks import in_words
+from vlsafe.store import Store
 
 State = Literal["waiting", "running", "done", "found", "failed", "skipped", "interrupted"]
 PROGRESS_SECONDS = 0.25
@@ -67,3 +72,13 @@ def parsed(line: bytes) -> Event | None:
     except ValueError:
         return None
     return cast(Event, event) if isinstance(event, dict) and "stage" in event and "state" in event else None
+
+
+def one_line(error: Exception, store: Store) -> str:
+    """What the user is told; the traceback is in the log."""
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return (
+            f"store={store.root} is full: free some space (launch/store.py gc) or set store=FOLDER; nothing published was lost"
+        )
+    first = next((line for line in str(error).splitlines() if line.strip()), "")
+    return first if isinstance(error, VlsafeError) and first else in_words(f"{type(error).__name__}: {first}")

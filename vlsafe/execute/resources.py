@@ -34,6 +34,8 @@ class Needs:
 
 def needs(stage: Stage, run: RunSettings, deepspeed: bool, gpus: int, cores: int) -> Needs:
     """On nodes of `gpus` GPUs and `cores` cores. The same settings give as many threads: float sums depend on their number."""
+    if one_process(stage):
+        return Needs(1, 1, 0, run.threads or min(cores, 2))
     nodes = run.num_nodes if stage.kind in TRAINING_KINDS else 1
     processes = 1
     if stage.kind in TRAINING_KINDS:
@@ -47,6 +49,12 @@ def needs(stage: Stage, run: RunSettings, deepspeed: bool, gpus: int, cores: int
         threads = min(cores, 2) if alone else 1
     on_gpu = gpus > 0 and run.device != "cpu" and (stage.kind in (*TRAINING_KINDS, "generate") or runs_guard(stage))
     return Needs(processes, nodes, processes // nodes if on_gpu else 0, threads)
+
+
+def one_process(stage: Stage) -> bool:
+    """Whether it only converts weights, which one process does on the CPU."""
+    value = stage.settings.get(stage.kind) if stage.kind in TRAINING_KINDS else None
+    return value is not None and bool(getattr(registry.get(stage.kind, value["name"]), "one_process", False))
 
 
 def runs_guard(stage: Stage) -> bool:

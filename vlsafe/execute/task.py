@@ -4,12 +4,13 @@ merge is a task of its own; all evaluation of one model is one task, so that the
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from vlsafe.execute.resources import runs_guard
+from vlsafe.execute.unchanged import contents_of
 from vlsafe.files import read_json, write_json
 from vlsafe.plan import Plan, Stage
 from vlsafe.settings import build
@@ -32,6 +33,9 @@ class StageOrder:
     family: str | None
     training: str | None = None  # for a snapshot: the key of the training that it is taken from,
     step: int | None = None  # and after which step of its last phase
+    contents: dict[str, str] = dataclasses.field(
+        default_factory=dict
+    )  # of the local files that it reads, by path, when it was planned
     verdicts: str | None = None  # of a filtered training: what its judge says is shared under this name
 
     @property
@@ -65,7 +69,7 @@ def order_of(stage: Stage) -> StageOrder:
     return StageOrder(
         stage.kind, stage.key, stage.version, dict(stage.spec), dict(stage.settings), dict(stage.parents),
         stage.label, stage.cost_class, stage.cost_units, stage.family, stage.training, stage.step,
-        stage.verdicts,
+        contents_of(stage.settings), stage.verdicts,
     )  # fmt: skip
 
 
@@ -91,3 +95,11 @@ def evaluated_model(plan: Plan, stage: Stage) -> str | None:
     if stage.kind == "judge":
         parents = plan.stages[parents["responses"]].parents
     return f"evaluation of {parents['model']}" if stage.kind in ("generate", "judge") else None
+
+
+def with_snapshots(orders: Sequence[StageOrder]) -> list[list[StageOrder]]:
+    """Each training behind the snapshots that are kept of it, by step; any other stage by itself."""
+    groups: dict[str, list[StageOrder]] = {}
+    for order in orders:
+        groups.setdefault(f"{order.kind}/{order.training_key}", []).append(order)
+    return list(groups.values())

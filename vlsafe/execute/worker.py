@@ -10,9 +10,9 @@ stage ends at once, with the reason in the events, and whoever started it ends t
 
 from __future__ import annotations
 
-import errno
 import functools
 import os
+import shutil
 import signal
 import sys
 import threading
@@ -23,13 +23,14 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, NamedTuple, cast
 
-from vlsafe.errors import CheckError, CorruptArtifactError, StageInterrupted, VlsafeError
-from vlsafe.execute.events import EventWriter, State
+from vlsafe.errors import CheckError, CorruptArtifactError, SourceError, StageInterrupted
+from vlsafe.execute.events import EventWriter, State, one_line
 from vlsafe.execute.process import StopRequest, end_with_launcher, given_gpus, set_path, set_threads
 from vlsafe.execute.stages import run_stage
-from vlsafe.execute.task import StageOrder, Task, load_task
+from vlsafe.execute.task import StageOrder, Task, load_task, with_snapshots
+from vlsafe.execute.unchanged import check_unchanged
 from vlsafe.provenance import environment, ran_on
-from vlsafe.ranks import ALONE, Ranks, in_words, join, world_size
+from vlsafe.ranks import ALONE, AgreedError, Ranks, join, world_size
 from vlsafe.stage import TRAINING_KINDS, PublishSnapshot, StageContext, no_progress
 from vlsafe.store import Store
 
@@ -74,7 +75,7 @@ class Worker:
             order = self.task.stages[call.order]
             try:
                 self._run_stage(order, call, dict.fromkeys(call.snapshots, keep_nothing))
-            except StageInterrupted:
+            except (StageInterrupted, AgreedError):
                 pass
             except Exception as error:
                 self._fail_alone(next(group for group in with_snapshots(self.task.stages) if order in group), error)
@@ -112,8 +113,9 @@ class Worker:
             self.stop.set()
             self._tell(orders, "interrupted")
         except Exception as error:
-            if self.called:
+            if self.called and not isinstance(error, AgreedError):
                 self._fail_alone(orders, error)
+            self.called = False
             self._failed(orders, error, time.time() - started)
         return False
 
@@ -168,6 +170,7 @@ class Worker:
 
     def _make_under_lease(self, order: StageOrder, snapshots: Sequence[StageOrder] = ()) -> None:
         started = time.time()
+        check_unchanged(order.contents, order.settings)
         call = Call(
             self.task.stages.index(order),
             self.store.scratch(order.kind, order.training_key),
@@ -181,9 +184,18 @@ class Worker:
         publish = {s.step: functools.partial(self._publish_snapshot, s) for s in snapshots if s.step is not None}
         ctx = self._run_stage(order, call, publish)
         self.called = False
+        self._check_read(order, call.scratch)
         seconds = time.time() - started + float(ctx.facts.pop("earlier_seconds", 0.0))
         manifest = self._manifest(order, ctx.facts, started, seconds, order.cost_class, order.cost_units)
         self.store.publish(call.scratch, order.kind, order.key, manifest, order.family)
+
+    def _check_read(self, order: StageOrder, scratch: Path) -> None:
+        """Before it is published: it must have read what its key stands for. What was begun on other files is thrown away."""
+        try:
+            check_unchanged(order.contents, order.settings)
+        except SourceError:
+            shutil.rmtree(scratch, ignore_errors=True)
+            raise
 
     def _run_stage(self, order: StageOrder, call: Call, snapshots: Mapping[int, PublishSnapshot]) -> StageContext:
         """The stage's code, on this rank as on all others that have a part in it."""
@@ -218,6 +230,7 @@ class Worker:
         try:
             scratch = self.store.scratch(order.kind, order.key)
             write(scratch)
+            self._check_read(order, scratch)
             seconds = time.time() - started
             manifest = self._manifest(order, facts, started, seconds, f"{order.cost_class} snapshot", 1.0)
             self.store.publish(scratch, order.kind, order.key, manifest)
@@ -241,24 +254,6 @@ class Worker:
             "seconds": seconds,
             "cost": {"class": cost_class, "units": units},
         }
-
-
-def with_snapshots(orders: Sequence[StageOrder]) -> list[list[StageOrder]]:
-    """Each training behind the snapshots that are kept of it, by step; any other stage by itself."""
-    groups: dict[str, list[StageOrder]] = {}
-    for order in orders:
-        groups.setdefault(f"{order.kind}/{order.training_key}", []).append(order)
-    return list(groups.values())
-
-
-def one_line(error: Exception, store: Store) -> str:
-    """What the user is told; the traceback is in the log."""
-    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return (
-            f"store={store.root} is full: free some space (launch/store.py gc) or set store=FOLDER; nothing published was lost"
-        )
-    first = next((line for line in str(error).splitlines() if line.strip()), "")
-    return first if isinstance(error, VlsafeError) and first else in_words(f"{type(error).__name__}: {first}")
 
 
 def keep_nothing(write: Callable[[Path], object], facts: dict[str, Any]) -> None:

@@ -6,7 +6,7 @@ import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from vlsafe.errors import CheckError, ConfigError
 from vlsafe.model import templates
@@ -44,6 +44,8 @@ class Assembled(ModelSource):
     rows the embedding grows for them. `chat_template` is null (the language model's own), a family's name, or Jinja text.
     `select`: `default` takes the patches' features, `full` also the class token's, where the tower has one.
     """
+
+    one_process: ClassVar[bool] = True
 
     llm: Source
     tower: Source

@@ -21,6 +21,7 @@ class ModelSource(Component):
     """
 
     offers_unaligned: ClassVar[bool] = False
+    one_process: ClassVar[bool] = False  # true: the main rank does all of it, on the CPU, so that it is given no GPU
 
     @property
     def cost_units(self) -> float:

@@ -11,7 +11,7 @@ import hashlib
 import importlib.util
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 from vlsafe.errors import CheckError, ConfigError
 from vlsafe.model.components import ModelSource
@@ -40,6 +40,8 @@ class SmallTower:
 @dataclass(frozen=True)
 class SmolLM2Embedded(ModelSource):
     """SmolLM2-135M-Instruct from an installed package, and a tower drawn from `seed`."""
+
+    one_process: ClassVar[bool] = True
 
     content: str = CONTENT  # of the language model's file: what a revision is on the hub
     tower: SmallTower = field(default_factory=SmallTower)

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from vlsafe.errors import CheckError
 from vlsafe.model import templates
@@ -34,6 +34,8 @@ class FromLvlm(ModelSource):
     `min_pixels` and `max_pixels` are for families whose pictures keep their size (Qwen2.5-VL); a released model behind this one
     takes them over.
     """
+
+    one_process: ClassVar[bool] = True
 
     llm: Source
     lvlm: Source

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from vlsafe.data.rows import Purpose, TrainingData
 from vlsafe.errors import CheckError, ConfigError
@@ -32,6 +32,8 @@ class ReleasedAdaptation(Adaptation):
 
     `vocabulary`: where the parent has more rows, `parent_rows` takes the last ones from it; `exact` is an error.
     """
+
+    one_process: ClassVar[bool] = True
 
     source: Source
     dtype: Dtype = "as_stored"
@@ -65,6 +67,8 @@ class ReleasedTuning(SafetyTune):
 
     `vocabulary` as in adaptation=checkpoint.
     """
+
+    one_process: ClassVar[bool] = True
 
     source: Source
     dtype: Dtype = "as_stored"
