@@ -152,8 +152,17 @@ def check_worlds(config: Mapping[str, Any], choices: Mapping[str, str]) -> None:
         if "world" in rows and model and "world" not in model:
             raise ConfigError(
                 f"{group}={choices[group]}: the microworld's {what} say nothing to model={choices['model']}; a preset sets all"
-                f" that a real model needs: +experiment=paper_llama2 model={choices['model']} (docs/presets.md has more)"
+                f" that a real model needs: +experiment={preset_for(config)} model={choices['model']} (docs/presets.md has"
+                " more)"
             )
+
+
+def preset_for(config: Mapping[str, Any]) -> str:
+    """A released vision-language model has its adaptation behind it; any other is to be adapted."""
+    model = config["model"]
+    if "lvlm" not in model:
+        return "paper_llama2"
+    return "qwen25_vl_released" if "qwen" in str(model["lvlm"]).lower() else "llava15_released"
 
 
 def at_home(component: T, run: RunSettings) -> T:

@@ -213,6 +213,10 @@ def _plan_role(plan: Plan, cell: Cell, name: str, parents: Mapping[str, str]) ->
         spec |= adaptation.filter_spec()
         verdicts = _verdicts(adaptation, data)
     settings = {group: settings_of(component) for group, component in groups.items()}
+    if "adaptation" not in groups and role.stage == "safety_tune" and filters_helpful(adaptation, tuning, asked, data):
+        spec |= adaptation.filter_spec()
+        verdicts = _verdicts(adaptation, cell.components["data"])
+        settings["adaptation"] = settings_of(adaptation)
     if role.stage == "safety_tune":
         # The order stands in the parents; what it changes in the tuning itself is said here.
         if role.joint:
@@ -227,6 +231,12 @@ def _plan_role(plan: Plan, cell: Cell, name: str, parents: Mapping[str, str]) ->
     label = plan.stages[parents["model"]].label + " › " + "+".join(chain)
     cost_of = ("+".join([option, *chain]), cost)
     return _stage(plan, role.stage, spec, settings, parents, label, cost_of, verdicts=verdicts)
+
+
+def filters_helpful(adaptation: Any, tuning: Any, asked: Any, data: Any) -> bool:
+    """Whether a tuning mixes in rows of the adaptation that are filtered there: what was removed must not come back."""
+    theirs = tuning.mixes_instructions and asked is not None and "instruct" in asked and bool(adaptation.filter_spec())
+    return theirs and data.helpful_is_instruct
 
 
 def _verdicts(adaptation: Any, data: Any) -> str | None:

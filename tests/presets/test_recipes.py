@@ -111,9 +111,17 @@ def test_tulu_has_both_orders_and_the_joint_arm(grid: Grid) -> None:
     assert arms == {("none", "after"), ("dpo", "after"), ("dpo", "before"), ("sft", "after"), ("sft", "joint")}
 
 
-@pytest.mark.parametrize("model", ["llama2_7b", "smollm2_135m", "llava15_7b"])
-def test_a_real_model_with_the_microworlds_rows_is_refused(grid: Grid, model: str) -> None:
-    with pytest.raises(ConfigError, match=rf"data=microworld: .* model={model}; .* \+experiment=paper_llama2 model={model}"):
+@pytest.mark.parametrize(
+    ("model", "preset"),
+    [
+        ("llama2_7b", "paper_llama2"),
+        ("smollm2_135m", "paper_llama2"),
+        ("llava15_7b", "llava15_released"),
+        ("qwen25_vl_3b", "qwen25_vl_released"),
+    ],
+)
+def test_a_real_model_with_the_microworlds_rows_is_refused(grid: Grid, model: str, preset: str) -> None:
+    with pytest.raises(ConfigError, match=rf"data=microworld: .* model={model}; .* \+experiment={preset} model={model}"):
         grid(f"model={model}")
 
 

@@ -5,6 +5,7 @@ python filter_rows.py FOLDER [STOP]   (or under torchrun). FOLDER/guard is the g
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -64,3 +65,5 @@ if __name__ == "__main__":
     told = sift(Path(sys.argv[1]), ranks, int(sys.argv[2]) if sys.argv[2:] else None)
     (Path(sys.argv[1]) / f"rank-{ranks.rank}.json").write_text(json.dumps(told))
     ranks.barrier()
+    sys.stdout.flush()
+    os._exit(0)  # as a worker ends: a thread of the process group may abort an interpreter that takes itself down

@@ -144,6 +144,34 @@ def test_tuning_mixes_in_what_the_data_calls_helpful_not_what_adaptation_may_hol
     assert phases["sft"]["rows_by_source"] == {"helpful": 8, "safety": 24}
 
 
+@pytest.mark.parametrize("text_only", [False, True])
+def test_a_tuning_after_a_filtered_adaptation_does_not_bring_removed_rows_back(
+    parent: Path, tmp_path: Path, text_only: bool
+) -> None:
+    tuning = make("safety_tune", {**SFT, "order": "after"})
+    plain = run(parent, tmp_path / "plain", tuning, text_only=text_only)["sft"]
+    assert {"harmful", "unclear"} & set(plain["rows_by_source"])  # without a filter they are there
+    filtered = make("adaptation", {**LLAVA, "filter": "by_source"})
+    sft = run(parent, tmp_path / "filtered", tuning, text_only=text_only, adaptation=filtered)["sft"]
+    assert sft["rows_by_source"]["instruct"] == 8
+    assert set(sft["filter"]["instruct"]["harmful_by_source"]) == {"harmful"}
+    assert sft["filter"]["instruct"]["rows_removed"] > 0
+
+
+def test_a_filter_is_in_the_key_of_a_tuning_that_mixes_in_rows_of_the_adaptation(grid: Any) -> None:
+    def planned(*overrides: str) -> tuple[Any, Any]:
+        from vlsafe.plan import make_plan
+
+        plan = make_plan(grid("+experiment=paper_llama2", *overrides))
+        kinds = {stage.kind: stage for stage in plan.stages.values() if stage.kind in ("adaptation", "safety_tune")}
+        return kinds["adaptation"], kinds["safety_tune"]
+
+    for tuning, theirs in (("sft", True), ("dpo", False)):
+        adapted, tuned = planned(f"safety_tune={tuning}", "adaptation.filter=llama_guard")
+        assert ("filter" in tuned.spec, tuned.verdicts == adapted.verdicts) == (theirs, theirs)
+        assert "filter" not in planned(f"safety_tune={tuning}")[1].spec
+
+
 def test_a_filter_that_would_remove_too_much_stops_before_training() -> None:
     with pytest.raises(
         CheckError, match=r"would remove 40 of 100 instruct rows \(20 since it can't tell\), .*most_removed=0.3 allows"

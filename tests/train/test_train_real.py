@@ -133,7 +133,7 @@ def test_rows_without_their_picture_are_left_out_counted_and_named(parent: Path,
 def test_more_of_them_than_allowed_stop_the_run(parent: Path, mirror: Path, tmp_path: Path) -> None:
     _, settings = damaged(mirror, tmp_path, {0: "missing", 2: "wrong"})
     data = placed(make("data", {**settings, "most_broken": 0.05}), str(mirror))
-    with pytest.raises(CheckError, match=r"2 of 36 rows have a picture that can't be shown, more than data.most_broken=0.05"):
+    with pytest.raises(CheckError, match=r"2 of 36 rows can't be shown to the model, more than data.most_broken=0.05"):
         train(parent, tmp_path, make("adaptation", {**LLAVA, "instruct": {**STEPS, "steps": 9}}), data)
 
 
@@ -148,7 +148,7 @@ def test_a_picture_that_only_decoding_finds_broken_teaches_nothing_and_is_named(
     assert (found["left_out"], found["unlearned"]) == (0, 1)
     assert found["rows"][0].startswith("000000000008: ocr_vqa/images/000000000008.jpg: is no picture that can be read (")
     strict = placed(make("data", {**settings, "most_broken": 0.01}), str(mirror))
-    with pytest.raises(CheckError, match=r"1 of 36 rows have a picture that can't be shown, more than data.most_broken=0.01"):
+    with pytest.raises(CheckError, match=r"1 of 36 rows can't be shown to the model, more than data.most_broken=0.01"):
         train(parent, tmp_path / "strict", make("adaptation", long), strict)
 
 

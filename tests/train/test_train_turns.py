@@ -166,3 +166,34 @@ def test_a_template_that_renders_one_kind_of_prompt_otherwise_once_it_is_answere
     rows[1]["prompt"] = [tiny.message("user", "w7", False)]
     with pytest.raises(CheckError, match="row 1: the chat template renders the prompt otherwise when an answer follows"):
         Encoder(changed).encode(rows)
+
+
+def joining() -> Any:
+    """A tokenizer for which an answer's first letter is one token with the prompt's last, where they are t and h."""
+    from tokenizers import Tokenizer, models
+    from transformers import PreTrainedTokenizerFast
+
+    letters = ["<unk>", *map(chr, range(32, 127)), "th"]
+    core = Tokenizer(models.BPE({token: i for i, token in enumerate(letters)}, [("t", "h")], unk_token="<unk>"))
+    core.add_special_tokens(["</s>"])
+    plain = PreTrainedTokenizerFast(tokenizer_object=core, eos_token="</s>", unk_token="<unk>")
+    plain.chat_template = (
+        "{% for m in messages %}{{ m['content'] }}{{ ' t' if m['role'] == 'user' else eos_token }}{% endfor %}"
+    )
+    return plain
+
+
+def said(number: int, answer: str) -> dict[str, Any]:
+    asked, told = (tiny.message(role, text, False) for role, text in (("user", "what"), ("assistant", answer)))
+    return {"id": f"row-{number}", "source": "talk", "prompt": [asked], "completion": [told], "images": []}
+
+
+def test_a_row_whose_answer_is_joined_with_its_prompt_is_left_out_and_named() -> None:
+    rows = [said(i, "he" if i == 150 else "so") for i in range(200)]
+    encoded = Encoder(joining()).encode(rows)
+    assert [example.row for example in encoded.examples] == [i for i in range(200) if i != 150]
+    assert encoded.broken == {"talk": 1}
+    (named,) = encoded.named["talk"]
+    assert named.startswith("row-150: the tokenizer joins the prompt's end with the answer's beginning")
+    with pytest.raises(CheckError, match=r"2 of 4 rows can't be shown to the model, .*talk: row-0: the tokenizer joins"):
+        Encoder(joining()).encode([said(i, "he" if i % 2 == 0 else "so") for i in range(4)])

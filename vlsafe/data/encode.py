@@ -162,7 +162,7 @@ class Encoder:
         for whole, until in sides:
             for part in until:
                 if not isinstance(part, int):
-                    raise self._no_prefix(part, whole, where)
+                    raise self._no_prefix(part, whole)
             places = self._places(row, whole, expand, where)
             bounds = [n + sum(count - 1 for place, count in places if place < n) for n in until if isinstance(n, int)]
             full = expanded(whole, places)
@@ -227,14 +227,14 @@ class Encoder:
         """Pictures as the image processor takes them; `PictureError` for one that can't be decoded."""
         return [opened(picture, self.colour) for picture in pictures]
 
-    def _no_prefix(self, prompt: list[int], whole: list[int], where: int) -> CheckError:
+    def _no_prefix(self, prompt: list[int], whole: list[int]) -> PictureError:
+        """Of a row whose text goes on from what is asked, and whose ids don't."""
         same = next((i for i, (a, b) in enumerate(zip(prompt, whole, strict=False)) if a != b), len(whole))
         text = self.tokenizer.decode
-        return CheckError(
-            f"row {where}: the chat template renders the prompt otherwise when an answer follows: after"
-            f" {text(prompt[:same])[-60:]!r} the prompt has {text(prompt[same:])!r}, with the answer"
-            f" {text(whole[same:])[:60]!r}; the model would be trained on another prompt than it is asked:"
-            " use a chat template whose generation prompt begins the answer's turn"
+        return PictureError(
+            f"the tokenizer joins the prompt's end with the answer's beginning: after {text(prompt[:same])[-60:]!r} the prompt"
+            f" has {text(prompt[same:])!r}, with the answer {text(whole[same:])[:60]!r}; the model would be trained on another"
+            " prompt than it is asked: strip the answer"
         )
 
 
@@ -258,6 +258,6 @@ def check_broken(broken: Mapping[str, int], named: Mapping[str, Sequence[str]], 
     if count > most * rows:
         some = "; ".join(f"{source}: {line}" for source, lines in named.items() for line in lines[:3])
         raise CheckError(
-            f"{count} of {rows} rows have a picture that can't be shown, more than data.most_broken={most:g} allows ({some}):"
-            " mend the pictures' folder, or raise it"
+            f"{count} of {rows} rows can't be shown to the model, more than data.most_broken={most:g} allows ({some}):"
+            " mend the rows or their pictures' folder, or raise it"
         )

@@ -50,6 +50,22 @@ class Mixed(Sequence[Any]):
         return self._parts[part][place]
 
 
+class Subset(Sequence[Any]):
+    """The rows of `rows` at `places`; a row is fetched when it is asked for."""
+
+    def __init__(self, rows: Sequence[Any], places: Sequence[int]) -> None:
+        self._rows, self._places = rows, places
+        self.facts, self.most_broken = joined_facts([rows]), most_broken([rows])
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+    def __getitem__(self, index: Any) -> Any:
+        if isinstance(index, slice):
+            return [self._rows[place] for place in self._places[index]]
+        return self._rows[self._places[index]]
+
+
 def joined_facts(parts: Sequence[Any]) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for part in parts:

@@ -4,11 +4,13 @@ on the hub."""
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from difflib import get_close_matches
 from fnmatch import fnmatchcase
 from glob import escape
 from itertools import islice
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 from vlsafe.data.beside import remembered
 from vlsafe.data.pictures import check_name
@@ -20,6 +22,8 @@ KINDS = (".jsonl", ".ndjson", ".json", ".parquet")
 NO_ROWS = ("dataset_info.json", "dataset_infos.json")  # what the `datasets` library writes beside rows
 # train-00000-of-00003.parquet, test-00001-of-00002-0123456789abcdef.parquet, part-1.jsonl
 _PART = re.compile(r"(?:(?P<stem>.*?)[-_.])?(?P<number>\d+)(?:-of-(?P<all>\d+))?(?:-[0-9a-f]{16})?(?P<ending>\.[a-z]+)")
+PICTURE = re.compile(r"(img|pic|picture|photo|image)s?([_-]?(path|file|name|url|bytes))?", re.I)  # of a column: meant as one
+CLOSE = 0.85  # of a column's name to one that is read
 SINGLE_NAMES = 100  # pictures without a folder of their own that are asked for by name; more, by their endings
 
 
@@ -115,3 +119,17 @@ def patterns(path: Path, folder: Path) -> set[str]:
     if len(single) <= SINGLE_NAMES:
         return wanted | {escape(str(at / name)) for name in single}
     return wanted | {escape(f"{at}/" if at.parts else "") + f"*{escape(name.suffix)}" for name in single}
+
+
+def check_columns(row: Mapping[str, Any], known: Sequence[str], where: str) -> None:
+    """Raises `CheckError` for a column that is not read and seems to be meant as one that is: a picture under another name
+    would make a row of text. Any other column is the user's own."""
+    for name in row:
+        if name in known or row[name] is None:
+            continue
+        missing = [one for one in known if row.get(one) is None]
+        near: str | None = next(iter(get_close_matches(name, missing, 1, CLOSE)), None)
+        if PICTURE.fullmatch(name):
+            near = "image" if {"image", "images"} <= {*missing} else None
+        if near is not None:
+            raise CheckError(f"{where}: column '{name}' is not read: name it '{near}', or leave it out")

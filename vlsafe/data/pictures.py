@@ -28,7 +28,8 @@ HEADER = 64  # bytes that a picture weighs in memory beside its content
 
 
 class PictureError(CheckError):
-    """A picture that is missing, broken or too large. The row that shows it is left out and counted."""
+    """A picture that is missing, broken or too large, or another reason for which a row can't be shown to the model as it is:
+    it is left out, counted and named."""
 
 
 @dataclass(frozen=True)

@@ -84,6 +84,11 @@ class TrainingData(Component):
         requests. More rows begin with the same ones."""
         raise TypeError(f"data={self.component_name} has no rows for {purpose}")
 
+    @property
+    def helpful_is_instruct(self) -> bool:
+        """Whether `helpful` gives rows of the adaptation as they are, so that a filter of the one is a filter of the other."""
+        return type(self).helpful is TrainingData.helpful
+
     def helpful(self, n: int, seed: int) -> Sequence[SupervisedRow]:
         """`n` harmless instructions to mix into a safety tuning: those of the adaptation, unless it may hold others too."""
         return self.supervised("instruct", n, seed)

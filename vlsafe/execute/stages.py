@@ -16,7 +16,7 @@ def run_stage(kind: str, settings: Mapping[str, Any], ctx: StageContext) -> None
     elif kind == "adaptation":
         make("adaptation", settings["adaptation"]).run(training_data(settings), ctx)
     elif kind == "safety_tune":
-        adaptation = make("adaptation", settings["adaptation"]) if settings["joint"] else None
+        adaptation = make("adaptation", settings["adaptation"]) if "adaptation" in settings else None
         tuning = make("safety_tune", settings["safety_tune"])
         tuning.run(training_data(settings), ctx, text_only=settings["text_only"], adaptation=adaptation)
     elif kind == "merge":

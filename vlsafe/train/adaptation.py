@@ -24,6 +24,7 @@ class Adaptation(Component):
 
     trains: ClassVar[bool] = True  # false: there is no such stage
     filter: Judge | None = None  # reads the rows before training
+    most_removed: float = 0.5  # the share of the rows that it may remove
     save_dtype: SaveDtype = "parent"  # of the weights that are published
 
     @property

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
 from vlsafe import registry
-from vlsafe.data.mix import joined_facts, most_broken
+from vlsafe.data.mix import Subset
 from vlsafe.data.rows import SupervisedRow, TrainingData
 from vlsafe.errors import CheckError, ConfigError
 from vlsafe.eval.base import Judge
@@ -56,49 +56,47 @@ def unusual(judge: Judge | None) -> dict[str, Any]:
     return {name: value for name, value in spec_of(judge).items() if value != usual.get(name)}
 
 
-class Part(Sequence[SupervisedRow]):
-    """The rows of `rows` at `places`; a row is fetched when it is asked for."""
-
-    def __init__(self, rows: Sequence[SupervisedRow], places: Sequence[int]) -> None:
-        self._rows, self._places = rows, places
-
-    def __len__(self) -> int:
-        return len(self._places)
-
-    def __getitem__(self, index: Any) -> Any:
-        if isinstance(index, slice):
-            return [self._rows[place] for place in self._places[index]]
-        return self._rows[self._places[index]]
-
-
-class Kept(Part):
+class Kept(Subset):
     """The rows that a filter leaves. `facts` go into the manifest."""
 
     def __init__(self, rows: Sequence[SupervisedRow], kept: Sequence[int], facts: dict[str, Any]) -> None:
         super().__init__(rows, kept)
-        self.facts, self.most_broken = {**joined_facts([rows]), **facts}, most_broken([rows])
+        self.facts = {**self.facts, **facts}
 
 
 class Wanted:
     """The first `n` rows for a purpose; with a filter the first `n` that its judge says are harmless.
 
     `sift` has them judged, before the model is loaded that is trained: the judge's own may be as large. `read` gives them, when
-    their phase starts.
+    their phase starts. `take(source, n)` may draw more than `n` rows of a source, and keep some.
     """
 
     def __init__(
-        self, data: TrainingData, purpose: SupervisedPurpose, n: int, seed: int, judge: Judge | None, most_removed: float
+        self,
+        data: TrainingData,
+        purpose: SupervisedPurpose,
+        n: int,
+        seed: int,
+        judge: Judge | None,
+        most_removed: float,
+        take: Callable[[Callable[[int], Sequence[Any]], int], Sequence[Any]] = lambda source, n: source(n),
     ) -> None:
         self.data, self.purpose, self.n, self.seed, self.judge, self.most_removed = data, purpose, n, seed, judge, most_removed
+        self.take = take
         self._kept: Sequence[SupervisedRow] | None = None
 
     def sift(self, ctx: StageContext, tell: Callable[[str], None]) -> None:
         """All ranks call it. Raises as `sifted` does, `StageInterrupted` after a stop signal."""
         if self.judge is not None and self.n:
+            judge = self.judge
+
+            def harmless(n: int) -> Kept:
+                return sifted(judge, self.data, self.purpose, n, self.seed, self.most_removed, ctx, tell)
+
             try:
-                self._kept = sifted(self.judge, self.data, self.purpose, self.n, self.seed, self.most_removed, ctx, tell)
+                self._kept = self.take(harmless, self.n)
             finally:
-                self.judge.close()
+                judge.close()
 
     def read(self) -> Sequence[SupervisedRow]:
         if self.judge is None or not self.n:
@@ -127,7 +125,7 @@ def sifted(
     drawn = n
     while True:
         rows = data.supervised(purpose, drawn, seed)
-        verdicts += verdicts_on(judge, Part(rows, range(len(verdicts), len(rows))), ctx, tell)
+        verdicts += verdicts_on(judge, Subset(rows, range(len(verdicts), len(rows))), ctx, tell)
         harmless = [place for place, harmful in enumerate(verdicts) if harmful is False]
         removed = len(verdicts) - len(harmless)
         if removed > most_removed * len(verdicts) or not harmless:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from vlsafe.data.mix import Mixed, Unpaired, counts
+from vlsafe.data.mix import Mixed, Subset, Unpaired, counts
 from vlsafe.data.rows import Purpose, TrainingData
 from vlsafe.errors import CheckError, ConfigError
 from vlsafe.registry import Component, register
@@ -28,6 +28,7 @@ class SafetyTune(Component):
     """Base of the group `safety_tune`: from the artifact `ctx.parents["model"]` to a model artifact in `ctx.out`."""
 
     trains: ClassVar[bool] = True  # false: there is no such stage
+    mixes_instructions: ClassVar[bool] = False  # true: it may mix in the adaptation's rows, and takes its filter with them
     order: Order
     save_dtype: SaveDtype = "parent"  # of the weights that are published
 
@@ -122,12 +123,13 @@ class Trained(SafetyTune):
         ctx: StageContext,
         text_only: bool,
         options: dict[str, Any] | None = None,
+        sift: Callable[[StageContext, Callable[[str], None]], None] | None = None,
     ) -> None:
         """One phase of `method`, published as a model; `options` are those of its loss."""
         from vlsafe.train.engine import Phase
 
         parts: tuple[Part, ...] = ("language_model",) if text_only else self.trainable
-        made = Phase(method, method, rows, self.optimization, parts, self.seed, options or {}, self.lora)
+        made = Phase(method, method, rows, self.optimization, parts, self.seed, options or {}, self.lora, sift=sift)
         run_and_save([made], ctx, self.save_dtype)
 
 
@@ -141,6 +143,8 @@ class Supervised(Trained):
     many rows the tuning brings. `helpful` is the share of the adaptation's instructions among the rows.
     """
 
+    mixes_instructions: ClassVar[bool] = True
+
     def purposes(self) -> tuple[Purpose, ...]:
         return asked({"instruct": self.helpful, "safety": 1.0 - self.helpful})
 
@@ -150,18 +154,30 @@ class Supervised(Trained):
     def run(
         self, data: TrainingData, ctx: StageContext, *, text_only: bool = False, adaptation: Adaptation | None = None
     ) -> None:
+        """With `adaptation`, and not jointly: its filter reads the instructions here too."""
+        from vlsafe.train.filter import Wanted
+
         parts = counts({"helpful": self.helpful, "safety": 1.0 - self.helpful}, self.optimization.rows)
-        if adaptation is not None:
+        if adaptation is not None and self.order == "joint":
             safety = data.supervised("safety", parts["safety"], self.seed) if parts["safety"] else []
             run_and_save(adaptation.phases(data, more_rows=parts["helpful"], more=safety), ctx, adaptation.save_dtype)
             return
 
+        judge, most = (None, 1.0) if adaptation is None else (adaptation.filter, adaptation.most_removed)
+        wanted = Wanted(
+            data, "instruct", parts["helpful"], self.seed, judge, most,
+            lambda source, n: draw(source, n, text_only, "instruct"),
+        )  # fmt: skip
+
+        def unfiltered() -> Sequence[Any]:
+            return draw(lambda n: data.helpful(n, self.seed), parts["helpful"], text_only, "instruct")
+
         def rows() -> Sequence[Any]:
-            helpful = draw(lambda n: data.helpful(n, self.seed), parts["helpful"], text_only, "instruct")
+            helpful = unfiltered() if judge is None else wanted.read()
             safety = draw(lambda n: data.supervised("safety", n, self.seed), parts["safety"], text_only, "safety")
             return Mixed([helpful, safety], self.seed)
 
-        self.train("sft", rows, ctx, text_only)
+        self.train("sft", rows, ctx, text_only, sift=wanted.sift)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -282,9 +298,9 @@ def draw(source: Callable[[int], Sequence[Any]], n: int, text_only: bool, purpos
         rows = source(drawn)
         if not text_only:
             return rows
-        kept = [row for row in rows if not row["images"]]
+        kept = [place for place, row in enumerate(rows) if not row["images"]]
         if len(kept) >= n:
-            return kept[:n]
+            return Subset(rows, kept[:n])
         if drawn >= n * MOST_DRAWN:
             raise CheckError(
                 f"only {len(kept)} of {drawn} rows for {purpose} are without pictures, and {n} are needed: tuning before"

@@ -167,6 +167,10 @@ def test_a_benchmark_of_ones_own(made: Make, tmp_path: Path) -> None:
         ({"prompt": "x", "image": "../x.png"}, "text_safety", "leads out of the data set's folder"),
         ({"prompt": "x", "image": "x.png"}, "text_safety", r"item 0: its picture x\.png: no such file"),
         ({"prompt": "x", "id": [1]}, "text_safety", "column 'id' must be text, not list"),
+        ({"prompt": "x", "picture": "x.png"}, "text_safety", "column 'picture' is not read: name it 'image'"),
+        ({"prompt": "x", "img_path": "x.png"}, "text_safety", "column 'img_path' is not read: name it 'image'"),
+        ({"prompt": "x", "targt": "y"}, "helpfulness", "column 'targt' is not read: name it 'target'"),
+        ({"prompt": "x", "images": ["1.png", "2.png"]}, "text_safety", "column 'images': brings 2 pictures"),
     ],
 )
 def test_a_wrong_row_of_ones_own_is_named(made: Make, tmp_path: Path, row: dict[str, Any], axis: str, told: str) -> None:
@@ -176,4 +180,21 @@ def test_a_wrong_row_of_ones_own_is_named(made: Make, tmp_path: Path, row: dict[
 
 def test_a_row_without_a_picture_where_all_need_one_is_named(made: Make, tmp_path: Path) -> None:
     with pytest.raises(CheckError, match="benchmark=jsonl: item 0 has no picture"):
-        made("jsonl", axis="multimodal_safety", needs_image=True, **own(tmp_path, {"prompt": "x"})).items(None)
+        made("jsonl", axis="multimodal_safety", **own(tmp_path, {"prompt": "x"})).items(None)
+
+
+def test_pictures_are_read_under_every_name_that_training_rows_have_for_them(made: Make, tmp_path: Path) -> None:
+    (tmp_path / "1.png").write_bytes(picture("red", 30, 20))
+    ways = [
+        {"images": ["1.png"]},
+        {"images": "1.png"},
+        {"image": {"path": "1.png", "bytes": None}},
+        {"image": "1.png", "note": "mine"},
+    ]
+    rows = [{"prompt": "x", **way} for way in ways]
+    items = made("jsonl", axis="multimodal_safety", **own(tmp_path, *rows)).items(None)
+    assert [item.image().size for item in items] == [(30, 20)] * 4
+    assert (
+        made("jsonl", axis="multimodal_safety", needs_image=False, **own(tmp_path, {"prompt": "x"})).items(None)[0].image
+        is None
+    )

@@ -18,7 +18,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from vlsafe.data.own import check_file, check_files, fetched
+from vlsafe.data.own import check_columns, check_file, check_files, fetched
 from vlsafe.data.rows import Message, Purpose
 from vlsafe.data.sets.base import PLACEHOLDER, Dataset, Rows, picture_of
 from vlsafe.data.tables import Table, open_table
@@ -26,6 +26,7 @@ from vlsafe.errors import CheckError
 from vlsafe.registry import register
 from vlsafe.sources import DataSource
 
+COLUMNS = ("id", "prompt", "completion", "chosen", "rejected", "messages", "image", "images")
 ROLES = ("system", "user", "assistant")
 
 
@@ -58,6 +59,7 @@ class Jsonl(Dataset):
 def row(table: Table, index: int, pairs: bool) -> dict[str, Any]:
     said = {name: value for name, value in table.row(index).items() if value is not None}
     where = table.where(index)
+    check_columns(said, COLUMNS, where)
     if pairs:
         chosen, rejected = (messages(said, name, "assistant", where) for name in ("chosen", "rejected"))
         shared = next(

@@ -17,7 +17,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from vlsafe.data.own import check_file, check_files, fetched
+from vlsafe.data.own import check_columns, check_file, check_files, fetched
 from vlsafe.data.pictures import Picture, inside
 from vlsafe.data.tables import Table, open_table
 from vlsafe.errors import CheckError, ConfigError
@@ -27,6 +27,7 @@ from vlsafe.registry import register
 from vlsafe.settings import added
 from vlsafe.sources import DataSource
 
+COLUMNS = ("id", "prompt", "category", "target", "expects", "image", "images")
 EXPECTS: Mapping[Axis, Expects] = {
     "text_safety": "refuse",
     "multimodal_safety": "refuse",
@@ -44,12 +45,14 @@ class Jsonl(PublicBenchmark):
 
     source: DataSource
     axis: Axis  # type: ignore[misc]
-    needs_image: bool = False  # type: ignore[misc]
+    needs_image: bool | None = None  # type: ignore[misc,assignment]  # null: on axis multimodal_safety
     title: str = "jsonl"
     file: str | None = added(None)  # of a folder, its file, or a pattern; null: its only one, or all parts of one set
 
     def __post_init__(self) -> None:
         check_file(self.file)
+        if self.needs_image is None:
+            object.__setattr__(self, "needs_image", self.axis == "multimodal_safety")
         if not self.title or not self.title.replace("-", "").replace("_", "").replace(".", "").isalnum():
             raise ConfigError(f"title={self.title!r}: must be of letters, digits, '.', '_' and '-'")
 
@@ -62,6 +65,7 @@ class Jsonl(PublicBenchmark):
         for index in range(len(table)):
             row = table.row(index)
             where = table.where(index)
+            check_columns(row, COLUMNS, where)
             if row.get("expects") not in (None, expects):
                 raise CheckError(f"{where}: column 'expects' is {row['expects']!r}, but on axis {self.axis} it is {expects}")
             target = optional(table, index, row, "target")
@@ -85,7 +89,12 @@ def optional(table: Table, index: int, row: Mapping[str, Any], name: str) -> str
 
 
 def shown(table: Table, index: int, row: Mapping[str, Any]) -> Picture | None:
-    value, where = row.get("image"), f"{table.where(index)}: column 'image'"
+    name = "images" if row.get("image") is None else "image"
+    value, where = row.get(name), f"{table.where(index)}: column '{name}'"
+    if isinstance(value, list):
+        if len(value) > 1:
+            raise CheckError(f"{where}: brings {len(value)} pictures, and a benchmark's row shows one")
+        value = value[0] if value else None
     if isinstance(value, dict):
         value = value.get("path") if value.get("bytes") is None else value["bytes"]
     if value is None or value == "":
