@@ -28,7 +28,9 @@ class Keyword(Judge):
     option, or the target's words in order.
     """
 
-    version: ClassVar[int] = 2  # 2: yes and no, and letters of options, are read as such
+    version: ClassVar[int] = (
+        3  # 2: yes and no, and letters of options, are read as such; 3: what comes before a refusal is passed
+    )
 
     refusals: Literal["fixed", "vlguard"] = "fixed"
 

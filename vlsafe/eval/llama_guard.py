@@ -33,6 +33,7 @@ class LlamaGuard(Judge):
     keyword, and `other` where it is not. What the guard says in no known form is `unparsed`, never safe. Benign requests and
     questions, which it can't judge, are labelled as `judge=keyword` does."""
 
+    version: ClassVar[int] = 2  # 2: refusals as judge=keyword v3 knows them
     asks_model: ClassVar[bool] = True
 
     model: Source = SOURCE
