@@ -48,3 +48,20 @@ def test_another_commit_is_another_model(grid: Grid) -> None:
 def test_a_released_model_can_only_come_after(overrides: tuple[str, ...], message: str, grid: Grid) -> None:
     with pytest.raises(ConfigError, match=message):
         grid(*overrides)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "option"),
+    [
+        (("+experiment=qwen25_vl_released", "model=qwen25_vl_7b", "adaptation=qwen25_vl_3b_released"), "qwen25_vl_7b_released"),
+        (("+experiment=llava15_released", "adaptation=qwen25_vl_3b_released"), "checkpoint"),
+        (("+experiment=qwen25_vl_released", "model=llava15_7b"), "checkpoint"),
+    ],
+)
+def test_released_models_that_cant_fit_are_refused_before_a_file_of_them_is_read(
+    overrides: tuple[str, ...], option: str, grid: Grid
+) -> None:
+    with pytest.raises(ConfigError, match=rf"does not fit a model that is taken from .*: set adaptation={option}, or"):
+        grid(*overrides)
+    grid(*overrides, "+adaptation.source.folder=/mine")
+    grid(*overrides, "adaptation.source.id=mine/tuned-further", "adaptation.source.revision=null")

@@ -128,6 +128,7 @@ def make_cell(config: Mapping[str, Any], choices: Mapping[str, str]) -> Cell:
     for part in [components["data"], *(at_home(benchmark, run) for benchmark in components["eval"].build())]:
         part.check_files()
     adaptation, tuning = components["adaptation"], components["safety_tune"]
+    adaptation.check_model(components["model"])
     if tuning.trains:
         adaptation.check_order(tuning.order)
     roles = role_table(adaptation.trains, tuning.trains, tuning.order, components["model"].offers_unaligned)

@@ -39,6 +39,9 @@ class Adaptation(Component):
         if self.filter is not None:
             check_filter(self.filter)
 
+    def check_model(self, model: Any) -> None:
+        """Raises `ConfigError` for a model that it can't stand behind: called when cells are composed."""
+
     def check_order(self, order: str) -> None:
         """Raises `ConfigError` for an order of adaptation and safety tuning that can't be: called when cells are composed."""
 

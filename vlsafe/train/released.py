@@ -23,6 +23,12 @@ if TYPE_CHECKING:
     from vlsafe.model.released import Lvlm
 
 Rows = Literal["exact", "parent_rows"]
+# Released models, of which no two share the shapes of their weights, and the option of `adaptation` that stands for each.
+OPTIONS = {
+    "llava-hf/llava-1.5-7b-hf": "checkpoint",
+    "Qwen/Qwen2.5-VL-3B-Instruct": "qwen25_vl_3b_released",
+    "Qwen/Qwen2.5-VL-7B-Instruct": "qwen25_vl_7b_released",
+}
 
 
 @register("adaptation", "checkpoint")
@@ -48,6 +54,17 @@ class ReleasedAdaptation(Adaptation):
 
     def purposes(self) -> tuple[Purpose, ...]:
         return ()
+
+    def check_model(self, model: Any) -> None:
+        """What is known without a file of theirs; `check_fits` compares the weights."""
+        behind = getattr(model, "lvlm", None)
+        if self.source.folder is not None or behind is None or behind.folder is not None:
+            return
+        if self.source.id != behind.id and {self.source.id, behind.id} <= {*OPTIONS}:
+            raise ConfigError(
+                f"adaptation.source.id={self.source.id}: does not fit a model that is taken from {behind.id}, whose weights"
+                f" have other shapes: set adaptation={OPTIONS[behind.id]}, or another model"
+            )
 
     def check_order(self, order: str) -> None:
         if order != "after":
