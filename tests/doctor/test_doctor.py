@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import io
+import json
 from pathlib import Path
 
 import pytest
+from PIL import Image
 from rich.console import Console
 
 from tests.conftest import Launch
@@ -66,13 +68,42 @@ def test_what_lies_in_the_cache_or_a_mirror_is_found(launch: Launch, tmp_path: P
     assert "model.llm: its weights are pickled there" in said
     assert "python -m vlsafe.model.convert pickled MIRROR/lmsys/vicuna-7b-v1.5" in said
     snapshots = tmp_path / "huggingface" / "hub" / "models--llava-hf--llava-1.5-7b-hf" / "snapshots"
-    (snapshots / "b234b804b114d9e37bb655e11cbbb5f5e971b7a9").mkdir(parents=True)
+    snapshot = snapshots / "b234b804b114d9e37bb655e11cbbb5f5e971b7a9"
     mirror = tmp_path / "mirror" / "lmsys" / "vicuna-7b-v1.5"
-    mirror.mkdir(parents=True)
-    (mirror / "config.json").write_text("{}")
+    for folder in (snapshot, mirror):
+        folder.mkdir(parents=True)
+        (folder / "config.json").write_text("{}")
+        (folder / "pytorch_model.bin").write_text("")
+    _, said = doctor(launch, *RELEASED, f"local={tmp_path / 'mirror'}")
+    assert "model.lvlm: in the hub's cache, and its weights are pickled (pytorch_model.bin)" in said
+    assert f"model.llm: at {mirror}, and its weights are pickled (pytorch_model.bin)" in said
+    for folder in (snapshot, mirror):
+        (folder / "model.safetensors.index.json").write_text('{"weight_map": {"a": "1.safetensors", "b": "2.safetensors"}}')
+        (folder / "1.safetensors").write_text("")
+    _, said = doctor(launch, *RELEASED, f"local={tmp_path / 'mirror'}")
+    assert f"model.llm: at {mirror}, and 1 of its 2 shards are not there, the first is 2.safetensors" in said
+    for folder in (snapshot, mirror):
+        (folder / "2.safetensors").write_text("")
     _, said = doctor(launch, *RELEASED, f"local={tmp_path / 'mirror'}")
     assert "model.lvlm: in the hub's cache at b234b804" in said
-    assert f"model.llm: at {mirror}" in said
+    assert f"model.llm: at {mirror}" in said and f"{mirror}, and" not in said
+
+
+def test_a_benchmark_or_a_data_set_without_its_pictures_is_missing(launch: Launch, tmp_path: Path) -> None:
+    rows = [{"prompt": "what is it", "completion": "a kettle", "image": "1.png", "target": "a kettle"}]
+    for name in ("ours.jsonl", "asked.jsonl"):
+        (tmp_path / name).write_text("".join(json.dumps(row) + "\n" for row in rows))
+    folder = f"source: {{folder: {tmp_path / 'asked.jsonl'}}}"
+    given = (
+        "+experiment=smollm2_laptop", "data=jsonl", "safety_tune=none", "eval.benchmarks=[mine]",
+        f"data.projector.mine.dataset.source.folder={tmp_path / 'ours.jsonl'}",
+        f"+eval.settings.mine={{name: jsonl, axis: helpfulness, needs_image: true, {folder}}}",
+    )  # fmt: skip
+    _, said = doctor(launch, *given)
+    assert said.count("1.png: no such file") == 2
+    Image.new("RGB", (8, 8)).save(tmp_path / "1.png")
+    _, said = doctor(launch, *given)
+    assert "1.png" not in said
 
 
 def test_a_folder_that_is_not_there_is_named(launch: Launch) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 
 from vlsafe.cells import Cell, at_home
 from vlsafe.doctor.cache import cached, offline, token_there
+from vlsafe.doctor.contents import lacks, model_lacks
 from vlsafe.doctor.finding import Finding, gigabytes
 from vlsafe.doctor.listing import Listing, Listings
 from vlsafe.model.convert import patterns
@@ -76,11 +77,21 @@ def hub(cells: Sequence[Cell], plan: Plan, to_run: set[str], listings: Listings)
     findings = []
     for where, source, owner in sources(cells).values():
         if source.path is not None:
-            findings.append(Finding("fine", str(source.id or source.folder), f"{where}: at {source.path}"))
+            findings.append(at_folder(where, source, at_home(owner, cells[0].run)))
         elif source.id in ids:
             findings.append(at_hub(where, source, owner, listings.get((source.kind, source.id))))
             findings += elsewhere(where, owner)
     return findings
+
+
+def at_folder(where: str, source: Source, owner: Any) -> Finding:
+    assert source.path is not None
+    name, at = str(source.id or source.folder), f"{where}: at {source.path}"
+    wrong = lacks(source, source.path, owner)
+    if not wrong:
+        return Finding("fine", name, at)
+    whole = download(source, files(where, owner), str(source.path)) if source.id else f"mend it, or set {setting(where)}.folder"
+    return Finding("missing", name, f"{at}, and {wrong}", whole)
 
 
 def files(where: str, owner: Any) -> Sequence[str] | None:
@@ -109,6 +120,8 @@ def at_hub(where: str, source: Source, owner: Any, listing: Listing | None) -> F
                        f"{download(source, patterns(allow or ()), 'pickled')}; python -m vlsafe.model.convert pickled"
                        f" MIRROR/{name}; then local=MIRROR")  # fmt: skip
     if found is not None:
+        if source.kind == "model" and (wrong := model_lacks(found)):
+            return Finding("missing", name, f"{where}: in the hub's cache, and {wrong}", command)
         if pinned:
             return Finding("fine", name, f"{where}: in the hub's cache at {source.revision}")
         return Finding("note" if not offline() else "missing", name, f"{where}: in the hub's cache, but at no pinned commit",
