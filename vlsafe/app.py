@@ -19,7 +19,7 @@ from omegaconf.errors import OmegaConfBaseException
 from rich.console import Console
 
 from vlsafe import registry
-from vlsafe.cells import GROUPS, Cell, RunSettings, check_worlds, make_cell
+from vlsafe.cells import GROUPS, Cell, RunSettings, check_read, check_worlds, make_cell
 from vlsafe.config_errors import explain
 from vlsafe.errors import ConfigError, VlsafeError
 from vlsafe.estimate import time_left, wall
@@ -137,13 +137,15 @@ def cells_of(grid: Grid) -> list[Cell]:
     cells = []
     for config in grid.configs:
         check_worlds(config, {g: str(config.hydra.runtime.choices.get(g)) for g in GROUPS})
-    check_recipes(grid.configs, {*(o.lstrip("+").partition("=")[0] for o in grid.overrides), *grid.swept})
+    named = {*(o.lstrip("+").partition("=")[0] for o in grid.overrides), *grid.swept}
+    check_recipes(grid.configs, named)
     for config in grid.configs:
         choices = OmegaConf.to_container(config.hydra.runtime.choices)
         assert isinstance(choices, dict)
         plain = OmegaConf.to_container(_without_hydra(config), resolve=True, throw_on_missing=True)
         assert isinstance(plain, dict)
         cells.append(make_cell(*as_it_runs(plain, choices)))
+    check_read(cells, sorted(named))
     return cells
 
 

@@ -6,10 +6,10 @@ A composed config is never changed. What Hydra's struct mode lets through (`+mer
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any, Literal, TypeVar, cast
+from typing import Any, Literal, TypeVar, cast, get_args
 
 from vlsafe import registry
 from vlsafe.data.rows import Purpose, TrainingData
@@ -143,6 +143,22 @@ def purposes(groups: Mapping[str, Any]) -> tuple[Purpose, ...] | None:
     """What the stages of these components ask rows for; None where one of them doesn't say."""
     asked = [groups[g].purposes() for g in ("adaptation", "safety_tune") if g in groups and groups[g].trains]
     return None if None in asked else tuple(dict.fromkeys(purpose for some in asked for purpose in some))
+
+
+def check_read(cells: Sequence[Cell], named: Iterable[str]) -> None:
+    """Raises `ConfigError` for rows that the command names (`data.instruct.…`) and no stage of any cell reads."""
+    asked = [purposes(cell.components) for cell in cells]
+    if not asked or None in asked:
+        return
+    read = {purpose for some in asked for purpose in some or ()}
+    for name in named:
+        group, _, rest = name.partition(".")
+        purpose = rest.partition(".")[0]
+        if group == "data" and purpose in get_args(Purpose) and purpose not in read:
+            raise ConfigError(
+                f"{name}: no stage reads {purpose} rows here (they read: {', '.join(sorted(read)) or 'none'}): leave it out, or"
+                " give them a share (adaptation.pairs below 1 for instructions, safety_tune.helpful, an option that trains)"
+            )
 
 
 def check_worlds(config: Mapping[str, Any], choices: Mapping[str, str]) -> None:

@@ -162,3 +162,11 @@ def test_zero3_and_offload_are_told_what_they_need_of_the_host(launch: Launch) -
     assert "num_processes=4" in said
     _, said = doctor(launch, "+experiment=paper_llama2", "tracking=none", "deepspeed=zero2")
     assert "CPU memory" not in said
+
+
+def test_a_guards_memory_is_told(launch: Launch) -> None:
+    _, said = doctor(launch, *RELEASED, "judge=llama_guard")
+    assert "judging 16.1 GB for meta-llama/Llama-Guard-3-8B in 16 bits" in said
+    assert "filtering" not in said
+    _, said = doctor(launch, "+experiment=paper_llama2", "tracking=none", "adaptation.filter=llama_guard")
+    assert "filtering 16.1 GB for meta-llama/Llama-Guard-3-8B in 16 bits" in said

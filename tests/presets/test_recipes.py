@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -187,3 +188,13 @@ def test_pictures_are_asked_as_they_are_trained_on(grid: Grid, preset: str, padd
             for name in {"llava_instruct", "vlguard", "spa_vl"} & shown.keys():
                 assert shown[name].pad_to_square is padded, name
             assert not any(share.pad_to_square for share in data.projector.values())
+
+
+def test_rows_that_are_named_and_that_no_stage_reads_are_refused(grid: Grid, tmp_path: Path) -> None:
+    """The laptop's adaptation reads pairs alone; a user's instructions would be passed over."""
+    (tmp_path / "ours.jsonl").write_text('{"prompt": "what", "completion": "that"}\n')
+    given = ["+experiment=smollm2_laptop", "data=jsonl", "safety_tune=none"]
+    given += [f"data.{p}.mine.dataset.source.folder={tmp_path / 'ours.jsonl'}" for p in ("projector", "instruct")]
+    with pytest.raises(ConfigError, match=r"data.instruct.mine.dataset.source.folder: no stage reads instruct rows here"):
+        grid(*given)
+    assert grid(*given, "adaptation.pairs=0.5")

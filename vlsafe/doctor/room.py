@@ -80,12 +80,13 @@ def stored(cell: Cell, role: str) -> str | None:
 
 def room(cells: Sequence[Cell], plan: Plan, to_run: set[str], launcher: Mapping[str, Any] | None) -> list[Finding]:
     """Memory of GPUs and of the host; nothing of a model whose size is not known here."""
+    there = gpu_memory() if launcher is None else []
+    beside = guards(cells, there, cells[0].run.device == "cpu")
     sizes = [s for s in (size_of(cell.components["model"]) for cell in cells) if s is not None]
     if not sizes:
-        return []
+        return beside
     size, run = max(sizes, key=lambda s: s.parameters), cells[0].run
     on_cpu = run.device == "cpu" or (size.parameters < SMALL and not visible_gpus())
-    there = gpu_memory() if launcher is None else []
     said = f"{size.parameters / 1e9:.2f} billion parameters, {size.tower / 1e9:.2f} of them the tower's"
     findings = [Finding("fine", "model", said), *training_memory(cells[0], plan, to_run, launcher, there, on_cpu)]
     if any(plan.stages[id].kind == "generate" for id in to_run):
@@ -94,10 +95,24 @@ def room(cells: Sequence[Cell], plan: Plan, to_run: set[str], launcher: Mapping[
         need = answering(size, batch, getattr(engine, "max_new_tokens", 256))
         said = f"about {gigabytes(need)} with engine.batch_size={batch}"
         findings.append(judged("answering", said, need, 2 * size.parameters, there, on_cpu, 1, "set engine.batch_size lower"))
+    findings += beside
     if launcher is None and not visible_gpus() and not on_cpu:
         mend = "run where there are GPUs, or set hydra/launcher=slurm"
         findings.append(Finding("missing", "GPU", "none is visible here, and a model of this size needs one", mend))
     return findings
+
+
+def guards(cells: Sequence[Cell], there: Sequence[int], on_cpu: bool) -> list[Finding]:
+    """Judges with a model of their own, of answers or of training rows. Each is in memory alone: before or after the others."""
+    found: dict[str, Finding] = {}
+    for cell in cells:
+        for what, judge in (("judging", cell.components["judge"]), ("filtering", cell.components["adaptation"].filter)):
+            shape = shape_of(judge.model) if judge is not None and judge.asks_model else None
+            if shape is not None:
+                need = 2.0 * shape.parameters
+                said = f"{gigabytes(need)} for {judge.model.where()} in 16 bits, and its batch of rows"
+                found.setdefault(what, judged(what, said, need, need, there, on_cpu, 1, "choose another judge, or larger GPUs"))
+    return [*found.values()]
 
 
 def training_memory(
