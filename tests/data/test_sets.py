@@ -257,6 +257,12 @@ def test_own_parquet_holds_pictures_as_bytes(tmp_path: Path) -> None:
         ("instruct", {"prompt": "x <image>", "completion": "y", "images": ["a.png", "b.png"]}, "shows 1 pictures and brings 2"),
         ("instruct", {"prompt": "x", "completion": "y", "image": "../a.png"}, "column 'image': '../a.png' leads out"),
         ("instruct", {"prompt": "x", "completion": "y", "image": 3}, "column 'image' must be a path or bytes, not int"),
+        ("instruct", {"prompt": "x", "completion": "y", "picture": "a.png"}, "column 'picture' is not read: name it 'image'"),
+        (
+            "preference",
+            {"prompt": "x", "chosen": "y", "rejcted": "z", "rejected": None},
+            "'rejcted' is not read: name it 'rejected'",
+        ),
     ],
 )
 def test_own_rows_that_cant_be_used_say_what_is_wrong(tmp_path: Path, purpose: str, line: Any, message: str) -> None:
