@@ -135,7 +135,8 @@ class Site(Launch):
             for e in self.events(sweep)
             if e["stage"].startswith("safety_tune/") and e.get("done") and e["time"] > start + 1
         ]
-        return bool(told) and any(self.outputs.glob("store/**/checkpoint-*"))
+        task = next(name for name, record in self.record(sweep)["tasks"].items() if str(record["job"]) == job)
+        return bool(told) and any(self.outputs.glob(f"store/.scratch/{task}-*/**/checkpoint-*"))  # of this training, no other
 
 
 @pytest.fixture(scope="session")

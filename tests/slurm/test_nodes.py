@@ -79,9 +79,10 @@ def test_two_nodes_end_as_one_process_and_a_lost_one_costs_the_work_since_a_chec
     until(lambda: len(notes(site, "nodes")) > 1, "the loss is noticed")
     give_back_lost_nodes()
     site.wait("nodes")
-    assert notes(site, "nodes") == [
-        ("start", 0, ""), ("requeue", 0, f"loss of {second}"), ("start", 1, ""), ("end", 1, ""),
-    ]  # fmt: skip
+    first_start, seen, *last = notes(site, "nodes")
+    assert (first_start, last) == (("start", 0, ""), [("start", 1, ""), ("end", 1, "")])
+    # Whoever is first: the script, which asks the nodes once the processes on its own have ended, or Slurm, whose patience ends.
+    assert seen in (("requeue", 0, f"loss of {second}"), ("end", 0, ""))
     made = read_json(site.training("nodes") / "manifest.json")
     assert (made["execution"]["num_processes"], made["execution"]["num_nodes"]) == (2, 2)
     (phase,) = made["facts"]["phases"].values()
