@@ -81,7 +81,7 @@ def test_two_nodes_end_as_one_process_and_a_lost_one_costs_the_work_since_a_chec
     site.wait("nodes")
     first_start, seen, *last = notes(site, "nodes")
     assert (first_start, last) == (("start", 0, ""), [("start", 1, ""), ("end", 1, "")])
-    # Whoever is first: the script, which asks the nodes once the processes on its own have ended, or Slurm, whose patience ends.
+    # Whoever is first: the script, which asks the nodes once its own processes have ended, or Slurm, whose patience ends.
     assert seen in (("requeue", 0, f"loss of {second}"), ("end", 0, ""))
     made = read_json(site.training("nodes") / "manifest.json")
     assert (made["execution"]["num_processes"], made["execution"]["num_nodes"]) == (2, 2)
