@@ -32,6 +32,7 @@ OWN_MODULES = (
     "vlsafe.train.adaptation",
     "vlsafe.train.single_stage",
     "vlsafe.train.tuning",
+    "vlsafe.train.preference",
     "vlsafe.train.released",
     "vlsafe.merge.methods",
     "vlsafe.eval.benchmarks",

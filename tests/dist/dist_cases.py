@@ -24,9 +24,10 @@ from vlsafe.data.mix import Unpaired
 from vlsafe.errors import StageInterrupted
 from vlsafe.ranks import Ranks, join
 from vlsafe.stage import Execution, StageContext
-from vlsafe.train.engine import Phase, run_phases
+from vlsafe.train.engine import run_phases
 from vlsafe.train.lora import Lora
 from vlsafe.train.optimization import Optimization
+from vlsafe.train.phase import Phase
 
 BOTH: tuple[Any, ...] = ("language_model", "projector")
 WAYS: dict[str, Any] = {

@@ -103,8 +103,8 @@ def test_weights_are_counted_as_training_holds_them(stored: str, precision: Any,
 
     from vlsafe.stand_in.lvlms import make_lvlm
     from vlsafe.train.dtypes import hold
-    from vlsafe.train.engine import Phase
     from vlsafe.train.parts import part_of
+    from vlsafe.train.phase import Phase
 
     model = make_lvlm("vicuna", "clip", 1)[0].to(getattr(torch, stored))
     setting = Optimization(steps=1, batch_size=1, learning_rate=1e-4, precision=precision)

@@ -13,10 +13,11 @@ import train_tiny as tiny
 from vlsafe.errors import CheckError
 from vlsafe.model.load import load_model, load_processor
 from vlsafe.stage import Execution, StageContext
-from vlsafe.train.engine import Phase, run_phases
+from vlsafe.train.engine import run_phases
 from vlsafe.train.lora import Lora, adapted_layers, inject, merge
 from vlsafe.train.optimization import Optimization
 from vlsafe.train.parts import check_changes, check_trainable, fingerprints, freeze_all_but
+from vlsafe.train.phase import Phase
 
 SETTING = Optimization(steps=4, batch_size=4, learning_rate=1e-3)
 

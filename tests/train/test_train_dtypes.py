@@ -19,10 +19,10 @@ from vlsafe.registry import make
 from vlsafe.settings import spec_of
 from vlsafe.stage import Execution, StageContext
 from vlsafe.train.adaptation import run_and_save
-from vlsafe.train.engine import Phase
 from vlsafe.train.lora import Lora
 from vlsafe.train.optimization import Optimization
 from vlsafe.train.parts import part_of
+from vlsafe.train.phase import Phase
 
 BF16 = Optimization(steps=6, batch_size=8, learning_rate=2e-4, precision="bf16")
 FP32 = Optimization(steps=6, batch_size=8, learning_rate=2e-4)

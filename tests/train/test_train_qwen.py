@@ -20,11 +20,12 @@ from vlsafe.model.families import MODEL_INPUTS
 from vlsafe.model.load import load_model, load_processor, save_model
 from vlsafe.stage import Execution, StageContext
 from vlsafe.train.checks import check_image_tokens
-from vlsafe.train.engine import Phase, run_phases
+from vlsafe.train.engine import run_phases
 from vlsafe.train.idle import AbsentPicture
 from vlsafe.train.lora import Lora
 from vlsafe.train.optimization import Optimization
 from vlsafe.train.parts import part_of
+from vlsafe.train.phase import Phase
 
 SETTING = Optimization(steps=3, batch_size=4, learning_rate=2e-3, schedule="constant", weight_decay=0.1)
 

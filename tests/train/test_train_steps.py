@@ -21,10 +21,11 @@ from vlsafe.model.families import TOKEN_TYPES
 from vlsafe.model.load import load_model, load_processor
 from vlsafe.ranks import ALONE
 from vlsafe.stage import Execution, StageContext
-from vlsafe.train.engine import Phase, run_phases
+from vlsafe.train.engine import run_phases
 from vlsafe.train.lora import Lora, inject
 from vlsafe.train.optimization import Optimization
 from vlsafe.train.parts import part_of
+from vlsafe.train.phase import Phase
 from vlsafe.train.split import Split, way_of
 
 SETTING = Optimization(

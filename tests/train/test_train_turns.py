@@ -127,7 +127,9 @@ def test_a_template_that_rewrites_earlier_turns_is_refused() -> None:
         "{% if m['role'] == 'assistant' and loop.last %}{{ eos_token }}{% endif %}",
     )
     Encoder(plain).encode(talk(2, 1, seed=1))
-    with pytest.raises(CheckError, match="row 0: the chat template renders turn 1 otherwise when a further turn follows"):
+    with pytest.raises(
+        CheckError, match="row 0 of source 'talk': the chat template renders turn 1 otherwise when a further turn follows"
+    ):
         Encoder(plain).encode(talk(2, 2, seed=1))
 
 
@@ -145,8 +147,8 @@ def test_a_prompt_that_a_later_turn_is_not_asked_with_is_refused() -> None:
 
 def test_a_row_without_an_answer_is_refused() -> None:
     (row,) = talk(1, 1, seed=1)
-    with pytest.raises(CheckError, match="row 0: has no answer of the assistant"):
-        Encoder(tiny.tokenizer()).encode([{**row, "completion": []}])
+    with pytest.raises(CheckError, match="row 0 of source 'talk', 'a7': has no answer of the assistant"):
+        Encoder(tiny.tokenizer()).encode([{**row, "completion": [], "id": "a7"}])
 
 
 def test_a_source_of_which_nothing_is_learned_stops_the_run(processor: Any) -> None:
@@ -164,7 +166,9 @@ def test_a_template_that_renders_one_kind_of_prompt_otherwise_once_it_is_answere
     rows = talk(3, 1, seed=3)
     Encoder(changed).encode(rows)  # the others are as they are
     rows[1]["prompt"] = [tiny.message("user", "w7", False)]
-    with pytest.raises(CheckError, match="row 1: the chat template renders the prompt otherwise when an answer follows"):
+    with pytest.raises(
+        CheckError, match="row 1 of source 'talk': the chat template renders the prompt otherwise when an answer follows"
+    ):
         Encoder(changed).encode(rows)
 
 

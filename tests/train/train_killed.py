@@ -12,9 +12,10 @@ import train_tiny as tiny
 
 from vlsafe.data.mix import Unpaired
 from vlsafe.stage import Execution, StageContext
-from vlsafe.train.engine import Phase, run_phases
+from vlsafe.train.engine import run_phases
 from vlsafe.train.lora import Lora
 from vlsafe.train.optimization import Optimization
+from vlsafe.train.phase import Phase
 
 
 def phases(method: str) -> list[Phase]:

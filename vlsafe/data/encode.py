@@ -132,13 +132,13 @@ class Encoder:
 
     def _encode_chunk(self, rows: list[Mapping[str, Any]], start: int, how: How, counts: Counts) -> None:
         names = ("completion",) if "completion" in rows[0] else ("chosen", "rejected")
-        turns = [[answers(row["prompt"], row[name], f"row {start + i}") for name in names] for i, row in enumerate(rows)]
+        turns = [[answers(row["prompt"], row[name], called(row, start + i)) for name in names] for i, row in enumerate(rows)]
         texts: list[Marked] = []
         for i, row in enumerate(rows):
             for name, places in zip(names, turns[i], strict=True):
                 render = how.conversation([*row["prompt"], *row[name]])
                 asked, told = [render(k, True) for k in places], [render(k + 1, False) for k in places]
-                text, by_template = marked(asked, told, self.tokenizer.eos_token, f"row {start + i}")
+                text, by_template = marked(asked, told, self.tokenizer.eos_token, called(row, start + i))
                 counts.end_token = counts.end_token or ("template" if by_template else "appended")
                 texts.append(text)
         bos, first = self.tokenizer.bos_token, texts[0].text[: texts[0].marks[0]]
@@ -193,7 +193,7 @@ class Encoder:
         """The number of image tokens for each picture of the row."""
         pictures = row["images"]
         if pictures and self.pictures is None:
-            raise CheckError(f"row {where} of source '{row['source']}' has a picture, and the model is a plain language model")
+            raise CheckError(f"{called(row, where)} has a picture, and the model is a plain language model")
         return [self.image_tokens(picture.size) for picture in pictures]
 
     def image_tokens(self, size: Size) -> int:
@@ -218,8 +218,8 @@ class Encoder:
             if self.image_id is not None and any(self.processor.image_token in text for text in said(row)):
                 raise PictureError(f"its text holds the model's sign for a picture, {self.processor.image_token}")
             raise CheckError(
-                f"row {where}: its prompt shows {len(places)} pictures and it brings {len(counts)}: the chat template must"
-                f" write one image token for each {{'type': 'image'}} part"
+                f"{called(row, where)}: its prompt shows {len(places)} pictures and it brings {len(counts)}: the chat template"
+                f" must write one image token for each {{'type': 'image'}} part"
             )
         return list(zip(places, counts, strict=True))
 
@@ -243,6 +243,11 @@ def expanded(ids: list[int], places: Sequence[tuple[int, int]]) -> list[int]:
     for place, count in reversed(places):
         ids = ids[:place] + [ids[place]] * count + ids[place + 1 :]
     return ids
+
+
+def called(row: Mapping[str, Any], where: int) -> str:
+    """A row in messages: whoever mends it looks for it in its source."""
+    return f"row {where} of source '{row['source']}'" + (f", '{row['id']}'" if "id" in row else "")
 
 
 def said(row: Mapping[str, Any]) -> Iterator[str]:

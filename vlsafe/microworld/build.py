@@ -10,8 +10,8 @@ from vlsafe.stage import StageContext
 
 if TYPE_CHECKING:
     from vlsafe.model.components import Microworld
-    from vlsafe.train.engine import Phase
     from vlsafe.train.optimization import Optimization
+    from vlsafe.train.phase import Phase
 
 LONGEST = 128  # tokens; the longest row of the world has about 40
 _PRETRAINING, _ALIGNMENT = 1, 2  # streams of rows
@@ -51,7 +51,7 @@ def align(settings: Microworld, ctx: StageContext) -> None:
 
 def _phase(settings: Microworld, name: str, setting: Optimization, make: Any, stream: int) -> Phase:
     from vlsafe.microworld.mixtures import LazyRows
-    from vlsafe.train.engine import Phase
+    from vlsafe.train.phase import Phase
 
     rows = partial(LazyRows, make, settings.world, stream, setting.rows, settings.seed)
     return Phase(name, "sft", rows, setting, ("language_model",), settings.seed)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 from vlsafe.data.rows import Purpose, TrainingData
 from vlsafe.errors import ConfigError
@@ -14,9 +14,7 @@ from vlsafe.settings import Fraction, NonNegativeInt, Seed, added, execution
 from vlsafe.stage import StageContext
 from vlsafe.train.lora import Lora
 from vlsafe.train.optimization import Optimization, SaveDtype
-
-if TYPE_CHECKING:
-    from vlsafe.train.engine import Phase
+from vlsafe.train.phase import Phase
 
 
 class Adaptation(Component):
@@ -148,7 +146,6 @@ class Llava(Trained):
         from dataclasses import replace
 
         from vlsafe.data.mix import Mixed
-        from vlsafe.train.engine import Phase
         from vlsafe.train.filter import Wanted
 
         first, second = self.projector, self.instruct

@@ -138,7 +138,8 @@ def ours(folder: Path, data: list[Any], optimization: Optimization) -> tuple[flo
     import json
 
     from vlsafe.model.load import load_model, load_processor
-    from vlsafe.train.engine import Phase, run_phases
+    from vlsafe.train.engine import run_phases
+    from vlsafe.train.phase import Phase
 
     with tempfile.TemporaryDirectory() as scratch:
         ctx = StageContext(out=Path(scratch) / "out", work=Path(scratch) / "work", execution=Execution(device="cpu"))

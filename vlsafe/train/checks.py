@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from vlsafe.data.encode import Encoded, Encoder
+from vlsafe.data.encode import Encoded, Encoder, called
 from vlsafe.data.pictures import PictureError
 from vlsafe.errors import CheckError
 from vlsafe.model.families import family_of, feature_counts
@@ -38,7 +38,7 @@ def check_rendered(encoder: Encoder, encoded: Encoded, rows: Sequence[Mapping[st
             if left_out is not None:
                 what = "prompt" if messages is row["prompt"] else "answer"
                 raise CheckError(
-                    f"{where}: the chat template leaves out the {what} of row {place} of source '{row['source']}':"
+                    f"{where}: the chat template leaves out the {what} of {called(row, place)}:"
                     f" {left_out[:60]!r} is not in what it renders, {text[-120:]!r}: save the model"
                     " with the template that it was trained with, made to take lists of parts"
                 )
@@ -87,8 +87,9 @@ def check_image_tokens(model: Any, encoder: Encoder, encoded: Encoded, rows: Seq
             if tokens != features:
                 width, height = picture.size
                 raise CheckError(
-                    f"{where}: row {place} has {tokens} image tokens, but the model makes {features} features of its picture"
-                    f" of {width} × {height} pixels: what the processor knows of the tower ({families[1].tower_settings}) must"
+                    f"{where}: {called(rows[place], place)} has {tokens} image tokens, but the model makes {features}"
+                    f" features of its picture of {width} × {height} pixels: what the processor knows of the tower"
+                    f" ({families[1].tower_settings}) must"
                     " be as the model has it"
                 )
             most = max(most, features)
@@ -97,7 +98,7 @@ def check_image_tokens(model: Any, encoder: Encoder, encoded: Encoded, rows: Seq
     ):
         if tokens != needed:
             raise CheckError(
-                f"{where}: row {place} has {tokens} image tokens, and its {pictures} pictures need {needed}:"
+                f"{where}: {called(rows[place], place)} has {tokens} image tokens, and its {pictures} pictures need {needed}:"
                 " nothing may cut into a prompt, and the text of a row must not spell out the image token"
             )
     return most

@@ -17,7 +17,7 @@ from vlsafe.train.optimization import SaveDtype
 from vlsafe.train.parts import part_of
 
 if TYPE_CHECKING:
-    from vlsafe.train.engine import Phase
+    from vlsafe.train.phase import Phase
 
 
 def published(parent: Mapping[str, Any], save: SaveDtype) -> dict[str, Any]:

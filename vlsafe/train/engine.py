@@ -7,9 +7,8 @@ import shutil
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from vlsafe.data.collate import Collator
 from vlsafe.data.encode import Encoder
@@ -24,32 +23,12 @@ from vlsafe.train.checks import check_image_tokens, check_rendered, check_superv
 from vlsafe.train.dtypes import cast, held, hold, named, published
 from vlsafe.train.encoding import encoded_rows, forget
 from vlsafe.train.logs import collect_logs, curve
-from vlsafe.train.lora import Lora, inject, merge, merged_copy
+from vlsafe.train.lora import inject, merge, merged_copy
 from vlsafe.train.optimization import Optimization, SaveDtype
 from vlsafe.train.parts import check_changes, check_trainable, fingerprints, freeze_all_but
+from vlsafe.train.phase import Phase
 from vlsafe.train.snapshots import Snapshots, same_config
 from vlsafe.train.split import Split, Way, way_of
-
-Method = Literal["sft", "dpo", "kto"]
-Part = Literal["language_model", "projector", "vision_tower"]
-
-
-@dataclass(frozen=True)
-class Phase:
-    """One run of one trainer. `rows` is called once, when the phase starts; more rows than steps need are left out, fewer are
-    seen again, each pass in its own order."""
-
-    name: str
-    method: Method
-    rows: Callable[[], Sequence[Any]]  # SupervisedRow for sft, PreferenceRow for dpo, LabelledRow for kto
-    optimization: Optimization
-    trainable: tuple[Part, ...]  # a plain language model has one part: language_model
-    seed: int
-    options: Mapping[str, Any] = field(default_factory=dict)  # of TRL's config: dpo {"beta": 0.1}
-    lora: Lora | None = None  # of the language model only adapters are trained
-    sift: Callable[[StageContext, Callable[[str], None]], None] | None = (
-        None  # called before any model is loaded: a judge may be
-    )
 
 
 def run_phases(

@@ -12,7 +12,7 @@ from vlsafe.train.parts import bits, freeze_all_but
 from vlsafe.train.weights import put_weights, trained_state
 
 if TYPE_CHECKING:
-    from vlsafe.train.engine import Phase
+    from vlsafe.train.phase import Phase
 
 
 def unsharded(model: Any, again: Callable[[], Any], phase: Phase, before: dict[str, int], main: bool) -> Any:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from vlsafe.data.mix import Mixed, counts
 from vlsafe.data.rows import Purpose, TrainingData
@@ -13,9 +13,7 @@ from vlsafe.settings import Fraction
 from vlsafe.stage import StageContext
 from vlsafe.train.adaptation import Trained, check_checkpoints, evenly
 from vlsafe.train.optimization import Optimization
-
-if TYPE_CHECKING:
-    from vlsafe.train.engine import Phase
+from vlsafe.train.phase import Phase
 
 
 @register("adaptation", "single_stage")
@@ -51,7 +49,6 @@ class SingleStage(Trained):
         return dict(zip(steps, steps, strict=True))
 
     def phases(self, data: TrainingData, more_rows: int = 0, more: Sequence[Any] = ()) -> list[Phase]:
-        from vlsafe.train.engine import Phase
         from vlsafe.train.filter import Wanted
 
         setting = self.optimization
