@@ -19,7 +19,7 @@ from omegaconf.errors import OmegaConfBaseException
 from rich.console import Console
 
 from vlsafe import registry
-from vlsafe.cells import GROUPS, Cell, RunSettings, check_read, check_worlds, make_cell
+from vlsafe.cells import GROUPS, Cell, RunSettings, check_padding, check_read, check_worlds, make_cell
 from vlsafe.config_errors import explain
 from vlsafe.errors import ConfigError, VlsafeError
 from vlsafe.estimate import time_left, wall
@@ -146,6 +146,7 @@ def cells_of(grid: Grid) -> list[Cell]:
         assert isinstance(plain, dict)
         cells.append(make_cell(*as_it_runs(plain, choices)))
     check_read(cells, sorted(named))
+    check_padding(cells, named)
     return cells
 
 

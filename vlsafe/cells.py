@@ -6,7 +6,7 @@ A composed config is never changed. What Hydra's struct mode lets through (`+mer
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal, TypeVar, cast, get_args
@@ -23,6 +23,7 @@ T = TypeVar("T")
 GRID_GROUPS = ("model", "adaptation", "safety_tune", "merge")
 OTHER_GROUPS = ("data", "eval", "judge", "engine", "deepspeed", "tracking", "analysis")
 GROUPS = GRID_GROUPS + OTHER_GROUPS
+PADDING = "engine.pad_to_square"
 
 
 @dataclass(frozen=True)
@@ -159,6 +160,22 @@ def check_read(cells: Sequence[Cell], named: Iterable[str]) -> None:
                 f"{name}: no stage reads {purpose} rows here (they read: {', '.join(sorted(read)) or 'none'}): leave it out, or"
                 " give them a share (adaptation.pairs below 1 for instructions, safety_tune.helpful, an option that trains)"
             )
+
+
+def check_padding(cells: Sequence[Cell], named: Collection[str]) -> None:
+    """Raises `ConfigError` where a model would be asked of pictures in another shape than it learned them in: all of what it
+    learns last is padded to a square and evaluation's are not, or the other way round. Named in the command, it stands."""
+    for cell in cells:
+        asked = purposes(cell.components) or ()
+        learned = cell.components["data"].padded([purpose for purpose in asked if purpose != "projector"])
+        shown = getattr(cell.components["engine"], PADDING.rpartition(".")[2], None)
+        if PADDING in named or shown is None or not learned or shown in learned.values():
+            continue
+        others = ", ".join(f"{name}={str(not shown).lower()}" for name in learned)
+        raise ConfigError(
+            f"{PADDING}={str(shown).lower()} and {others}: the model would"
+            f" be asked of other pictures than it learned from; set them alike, or name {PADDING} in the command to have it so"
+        )
 
 
 def check_worlds(config: Mapping[str, Any], choices: Mapping[str, str]) -> None:

@@ -190,6 +190,22 @@ def test_pictures_are_asked_as_they_are_trained_on(grid: Grid, preset: str, padd
             assert not any(share.pad_to_square for share in data.projector.values())
 
 
+@pytest.mark.parametrize(("preset", "data", "padded"), [("llava15_released", "llava_vlguard", True),
+                                                        ("paper_llama2", "llava_vlguard_padded", False)])  # fmt: skip
+def test_pictures_that_would_be_asked_in_another_shape_than_they_were_learned_in_are_refused(
+    grid: Grid, preset: str, data: str, padded: bool
+) -> None:
+    given = [f"+experiment={preset}", "safety_tune=sft", f"data={data}"]
+    wrong = (
+        f"engine.pad_to_square={str(padded).lower()} and data.instruct.llava_instruct.pad_to_square={str(not padded).lower()}"
+    )
+    with pytest.raises(ConfigError, match=wrong):
+        grid(*given)
+    assert grid(*given, f"engine.pad_to_square={str(not padded).lower()}")
+    assert grid(*given, f"engine.pad_to_square={str(padded).lower()}")  # asked for
+    assert grid(*given, "data.safety.vlguard.pad_to_square=" + str(padded).lower())  # some are as they are asked
+
+
 def test_rows_that_are_named_and_that_no_stage_reads_are_refused(grid: Grid, tmp_path: Path) -> None:
     """The laptop's adaptation reads pairs alone; a user's instructions would be passed over."""
     (tmp_path / "ours.jsonl").write_text('{"prompt": "what", "completion": "that"}\n')

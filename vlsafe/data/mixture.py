@@ -102,6 +102,14 @@ class Mixture(TrainingData):
         unused: dict[str, Any] = {p: {} for p in PURPOSES if purposes is not None and p not in purposes}
         return replace(self, **unused)
 
+    def padded(self, purposes: Collection[Purpose]) -> dict[str, bool]:
+        return {
+            f"data.{purpose}.{name}.pad_to_square": share.pad_to_square
+            for purpose in purposes
+            for name, share in getattr(self, purpose).items()
+            if share.dataset.pictured
+        }
+
     def spec_for(self, stage: str, joint: bool = False) -> dict[str, Any]:
         return {name: value for name, value in spec_of(self).items() if value != {}}
 

@@ -64,6 +64,11 @@ class TrainingData(Component):
         """The same without what has no say in the rows for these purposes (None: all of them)."""
         return self
 
+    def padded(self, purposes: Collection[Purpose]) -> dict[str, bool]:
+        """Of what brings pictures for these purposes, by its setting's name, whether they are padded to a square; empty where
+        that can't be set."""
+        return {}
+
     def spec_for(self, stage: str, joint: bool = False) -> dict[str, Any]:
         """The settings that change the rows of an `adaptation` or a `safety_tune` stage (`joint`: of both at once): the part of
         the key that is theirs."""

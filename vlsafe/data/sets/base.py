@@ -20,6 +20,7 @@ class Dataset(Component):
     """Where the rows come from is a setting, `source`; what may be done with them is said here."""
 
     serves: ClassVar[tuple[str, ...]] = ()  # the purposes that it has rows for
+    pictured: ClassVar[bool] = True  # false: none of its rows has pictures
     licence: ClassVar[str] = ""
     page: ClassVar[str] = ""  # where it is described; where its terms are accepted if it is gated
     gated: ClassVar[bool] = False  # its terms have to be accepted first, and HF_TOKEN set

@@ -30,6 +30,7 @@ FILES = "data/*/train.jsonl"
 @dataclass(frozen=True)
 class SafeRLHF(Dataset):
     serves: ClassVar[tuple[str, ...]] = ("preference", "helpful_preference")
+    pictured: ClassVar[bool] = False
     licence: ClassVar[str] = "CC-BY-NC-4.0"
     page: ClassVar[str] = "https://huggingface.co/datasets/PKU-Alignment/PKU-SafeRLHF"
     non_commercial: ClassVar[bool] = True

@@ -30,6 +30,7 @@ FILE = "data/training/safety_only_data_Instructions.json"
 @dataclass(frozen=True)
 class SafetyTunedLlamas(Dataset):
     serves: ClassVar[tuple[str, ...]] = ("safety",)
+    pictured: ClassVar[bool] = False
     licence: ClassVar[str] = "none stated"
     page: ClassVar[str] = "https://github.com/vinid/safety-tuned-llamas"
     non_commercial: ClassVar[bool] = True
