@@ -215,6 +215,11 @@ def test_the_template_of_the_carrier_keeps_its_name(make_model: MakeModel, merge
     (two / "manifest.json").write_text(json.dumps({"facts": {"template_hash": "abc", "loss": 1.0}}))
     merged = merge(Linear(), one, two)
     assert merged.facts["template_hash"] == "abc" and "loss" not in merged.facts
+    assert "templates_of_models" not in merged.facts
+    (one / "manifest.json").write_text(json.dumps({"facts": {"template_hash": "abd"}}))
+    told = merge(Linear(), one, two).facts
+    assert told["template_hash"] == "abc"
+    assert told["templates_of_models"] == {"carrier": "abc", "model_0": "abd", "model_1": "abc"}
     assert not (merged.out / "manifest.json").exists()
 
 

@@ -11,9 +11,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from tests.model.conftest import LLAMA2
 from vlsafe.errors import CheckError
+from vlsafe.model.adapters import add_adapters
 from vlsafe.model.convert import convert
 from vlsafe.model.weights import open_checkpoint
 from vlsafe.sources import Source
@@ -49,6 +51,23 @@ def test_a_converted_model_is_the_same_model(hub: Callable[[str], Source], pickl
     assert all(torch.equal(before.read(name), after.read(name)) for name in before.tensors)
     assert (tmp_path / "new" / "tokenizer.json").is_file()
     assert not list((tmp_path / "new").glob("*.bin"))
+
+
+def test_converted_adapters_are_the_same_adapters(tmp_path: Path) -> None:
+    old, new = tmp_path / "old", tmp_path / "new"
+    old.mkdir()
+    (old / "adapter_config.json").write_text('{"peft_type": "LORA", "r": 2, "lora_alpha": 4}')
+    tensors = {f"base_model.model.model.layers.0.mlp.up_proj.lora_{side}.weight": torch.randn(2, 2) for side in "AB"}
+    torch.save(tensors, old / "adapter_model.bin")
+    with pytest.raises(CheckError, match=f"python -m vlsafe.model.convert {old} NEW_FOLDER"):
+        add_adapters(None, old, "it")  # type: ignore[arg-type]  # no model is looked at
+    assert convert(old, new) == 2
+    assert (new / "adapter_config.json").read_bytes() == (old / "adapter_config.json").read_bytes()
+    after = load_file(new / "adapter_model.safetensors")
+    assert after.keys() == tensors.keys() and all(torch.equal(after[name], tensors[name]) for name in tensors)
+    (old / "non_lora_trainables.bin").write_bytes(b"")
+    with pytest.raises(CheckError, match=r"non_lora_trainables\.bin holds what was trained beside the adapters"):
+        convert(old, tmp_path / "other")
 
 
 class Harm:

@@ -61,15 +61,24 @@ def run(method: MergeMethod, ctx: StageContext) -> None:
         _set_dtype(ctx.out / "config.json", method.dtype)
     verify(ctx, outcomes, work)
     (ctx.out / REPORT).write_text(json.dumps(report.table(), indent=1) + "\n", "utf-8")
-    ctx.facts.update(report.summary() | _inherited(sources.carrier.checkpoint.folder))
+    ctx.facts.update(report.summary() | templates(sources))
     ctx.progress(2 * work, 2 * work, "merged")
 
 
-def _inherited(carrier: Path) -> dict[str, Any]:
-    """The carrier's chat template comes with its files, and the name that training gave it with its manifest."""
-    manifest = carrier / "manifest.json"
-    facts = json.loads(manifest.read_text("utf-8")).get("facts", {}) if manifest.is_file() else {}
-    return {name: facts[name] for name in ("template_hash",) if name in facts}
+def templates(sources: Sources) -> dict[str, Any]:
+    """The carrier's chat template comes with its files, and the name that training gave it with its manifest. Where what is
+    merged knew others, those too, by their name in the stage."""
+    known = {source.name: _template_hash(source.checkpoint.folder) for source in (sources.carrier, *sources.merged)}
+    found: dict[str, Any] = {} if known["carrier"] is None else {"template_hash": known["carrier"]}
+    return found if len({*known.values()} - {None}) < 2 else found | {"templates_of_models": known}
+
+
+def _template_hash(folder: Path) -> str | None:
+    manifest = folder / "manifest.json"
+    found: str | None = (
+        json.loads(manifest.read_text("utf-8")).get("facts", {}).get("template_hash") if manifest.is_file() else None
+    )
+    return found
 
 
 def gather(sources: Sources, outcome: Outcome) -> tuple[list[Tensor], Tensor | None]:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from vlsafe.model.released import Lvlm
 
-ADAPTER, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+ADAPTER, WEIGHTS, PICKLED = "adapter_config.json", "adapter_model.safetensors", "adapter_model.bin"
 _NAME = re.compile(r"base_model\.model\.(?P<layer>.+)\.lora_(?P<side>[AB])(?:\.default)?\.weight")
 # What peft's adapters may be besides W + scale · B A, which is all that is understood here.
 _MUST_BE: dict[str, tuple[Any, ...]] = {
@@ -44,14 +44,14 @@ def add_adapters(model: Lvlm, folder: Path, where: str) -> int:
                 f"{where}: {ADAPTER} has {name}={config[name]}, which is not understood here: load model and adapters with "
                 "peft, call merge_and_unload(), save the result, and set safety_tune.source.folder to it"
             )
-    beside = next(iter(sorted(folder.glob("non_lora_trainables.*"))), None)
-    if beside is not None:
-        raise CheckError(
-            f"{where}: {beside.name} holds what was trained beside the adapters (LLaVA's projector), which is not read: merge"
-            " them with LLaVA's scripts/merge_lora_weights.py, and set safety_tune.source.folder to the result"
-        )
+    refuse_beside(folder, where)
     if not (folder / WEIGHTS).is_file():
-        raise CheckError(f"{where}: no {WEIGHTS} there; adapters are read from safetensors only: save them again with peft")
+        here = (folder / PICKLED).is_file()
+        raise CheckError(
+            f"{where}: no {WEIGHTS} there; adapters are read from safetensors only: save them again with peft, or, where you"
+            f" trust who made them: {'' if here else 'hf download ID --local-dir FOLDER, '}python -m vlsafe.model.convert"
+            f" {folder if here else 'FOLDER'} NEW_FOLDER, and set safety_tune.source.folder to that"
+        )
     checkpoint = open_file(folder / WEIGHTS)
     layers: dict[str, dict[str, str]] = {}
     for stored in checkpoint.tensors:
@@ -72,6 +72,16 @@ def add_adapters(model: Lvlm, folder: Path, where: str) -> int:
         change = partial(_added, checkpoint, sides, scale, where)
         model.places[canonical] = model.places[canonical]._replace(change=change)
     return len(layers)
+
+
+def refuse_beside(folder: Path, where: str) -> None:
+    """Raises `CheckError` where adapters are not all that was trained."""
+    beside = next(iter(sorted(folder.glob("non_lora_trainables.*"))), None)
+    if beside is not None:
+        raise CheckError(
+            f"{where}: {beside.name} holds what was trained beside the adapters (LLaVA's projector), which is not read: merge"
+            " them with LLaVA's scripts/merge_lora_weights.py, and set safety_tune.source.folder to the result"
+        )
 
 
 def _added(checkpoint: Checkpoint, sides: dict[str, str], scale: float, where: str, weight: Tensor) -> Tensor:

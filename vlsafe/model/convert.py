@@ -1,4 +1,4 @@
-"""Pickled weights to safetensors, once, where you trust who made them:
+"""Pickled weights, or adapters, to safetensors, once, where you trust who made them:
 
     hf download lmsys/vicuna-7b-v1.5 --revision 3321f76e3f527bd14065daf69dad9344000a201d --local-dir pickled
     python -m vlsafe.model.convert pickled mirror/lmsys/vicuna-7b-v1.5
@@ -11,13 +11,15 @@ and nothing else (`weights_only=True`), names and bits as they are.
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from vlsafe.errors import CheckError, VlsafeError
-from vlsafe.model.weights import INDEX, SINGLE, copy_auxiliary, open_checkpoint
+from vlsafe.model import adapters
+from vlsafe.model.weights import INDEX, SINGLE, copy_auxiliary, open_file
 
 FILES = "pytorch_model*.bin"
 PICKLED_SINGLE, PICKLED_INDEX = "pytorch_model.bin", "pytorch_model.bin.index.json"
@@ -36,7 +38,13 @@ def convert(source: Path, target: Path) -> int:
     size = 0
     for number, file in enumerate(files, 1):
         state = dict(_tensors(file))
-        name = SINGLE if len(files) == 1 else f"model-{number:05d}-of-{len(files):05d}.safetensors"
+        name = (
+            adapters.WEIGHTS
+            if file.name == adapters.PICKLED
+            else SINGLE
+            if len(files) == 1
+            else f"model-{number:05d}-of-{len(files):05d}.safetensors"
+        )
         for tensor in state:
             if tensor in places:
                 raise CheckError(f"{file}: '{tensor}' is in an earlier file, too: copy the checkpoint again")
@@ -47,12 +55,15 @@ def convert(source: Path, target: Path) -> int:
         index = {"metadata": {"total_size": size}, "weight_map": dict(sorted(places.items()))}
         (target / INDEX).write_text(json.dumps(index, indent=2) + "\n", "utf-8")
     copy_auxiliary(source, target)
-    return len(open_checkpoint(target).tensors)
+    if adapters.WEIGHTS in places.values():
+        shutil.copyfile(source / adapters.ADAPTER, target / adapters.ADAPTER)
+    return sum(len(open_file(target / name).tensors) for name in set(places.values()))
 
 
 def patterns(allow: Sequence[str]) -> list[str]:
     """Of the files to convert, from those that are read afterwards."""
-    return [FILES, *(pattern for pattern in allow if not pattern.endswith(".safetensors"))]
+    pickled_too = [adapters.PICKLED] if adapters.WEIGHTS in allow else []
+    return [FILES, *(pattern for pattern in allow if not pattern.endswith(".safetensors")), *pickled_too]
 
 
 def pickled_files(folder: Path) -> list[Path]:
@@ -64,7 +75,10 @@ def pickled_files(folder: Path) -> list[Path]:
         return [folder / name for name in sorted(names)]
     if (folder / PICKLED_SINGLE).is_file():
         return [folder / PICKLED_SINGLE]
-    raise CheckError(f"{folder}: neither {PICKLED_SINGLE} nor {PICKLED_INDEX} there: nothing to convert")
+    if (folder / adapters.PICKLED).is_file():
+        adapters.refuse_beside(folder, str(folder))
+        return [folder / adapters.PICKLED]
+    raise CheckError(f"{folder}: none of {PICKLED_SINGLE}, {PICKLED_INDEX}, {adapters.PICKLED} there: nothing to convert")
 
 
 def _tensors(file: Path) -> Iterator[tuple[str, Any]]:
