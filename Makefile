@@ -85,7 +85,7 @@ bench-startup: setup ## Time until help, a config and a plan of 100 cells are sh
 bench-step: setup ## A training step beside the same step in a bare PyTorch loop
 	$(BIN)/python -m vlsafe.train.bench
 
-bench-encode: setup ## Encoding rows of many turns, beside the tokenizer alone
+bench-encode: setup ## Encoding rows of many turns, beside the tokenizer alone; rows of Parquet at random
 	$(BIN)/python -m vlsafe.data.bench
 
 bench-merge: setup ## Merging a checkpoint of 0.25 GB, by time and memory

@@ -1,4 +1,4 @@
-"""What encoding rows costs, beside the tokenizer alone over the same texts, each once.
+"""What encoding rows costs, beside the tokenizer alone over the same texts, each once; and what a row of Parquet costs.
 
     python -m vlsafe.data.bench
 
@@ -90,6 +90,37 @@ def measure(n: int, turns: int = 3) -> tuple[float, float]:
     return statistics.median(f[0] for f in found), statistics.median(f[1] for f in found)
 
 
+def shuffled(n: int = 2000, asked: int = 400) -> tuple[float, float, float]:
+    """Milliseconds for a row of a Parquet file asked at random, before and after it was unpacked, and of one in order. As
+    SPA-VL's: pictures of 30 to 100 KB (of noise, which doesn't compress, as JPEG doesn't) in groups of 100."""
+    import datasets
+    import numpy as np
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    from vlsafe.data.parquet import ParquetTable
+
+    noise, order = np.random.default_rng(0), random.Random(0)
+
+    def milliseconds(table: ParquetTable, places: list[int]) -> float:
+        began = time.perf_counter()
+        for place in places:
+            table.row(place)
+        return 1000 * (time.perf_counter() - began) / len(places)
+
+    with tempfile.TemporaryDirectory() as name:
+        datasets.config.HF_DATASETS_CACHE = Path(name)
+        pictures = [{"bytes": noise.bytes(int(noise.integers(30_000, 100_000))), "path": f"{i}.jpg"} for i in range(n)]
+        pq.write_table(pa.table({"image": pictures, "text": ["x" * 900] * n}), f"{name}/rows.parquet", row_group_size=100)
+        table = ParquetTable([Path(name) / "rows.parquet"])
+        groups = n // 100
+        packed = milliseconds(table, order.sample(range(n), groups))
+        for place in order.sample(range(n), asked):
+            table.row(place)
+        after = milliseconds(table, order.sample(range(n), asked))
+        return packed, after, milliseconds(ParquetTable([Path(name) / "rows.parquet"]), list(range(n)))
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", type=int, default=2000)
@@ -98,6 +129,11 @@ def main() -> None:
     print(
         f"encoding, one thread: {ours:.0f} rows/s, the tokenizer alone {bare:.0f}, ratio {bare / ours:.1f};"
         f" 665,298 rows take {665298 / ours / 60:.0f} min in one process, {665298 / ours / 60 / 8:.0f} min in each of 8 ranks"
+    )
+    packed, unpacked, in_order = shuffled()
+    print(
+        f"a Parquet row asked at random: {packed:.2f} ms while groups are decoded for it, {unpacked:.2f} ms once the file is"
+        f" unpacked, ratio {packed / unpacked:.0f}; in order {in_order:.2f} ms"
     )
 
 

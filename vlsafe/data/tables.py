@@ -10,7 +10,6 @@ import json
 import mmap
 from array import array
 from bisect import bisect_right
-from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from itertools import accumulate
@@ -19,7 +18,6 @@ from typing import Any
 
 from vlsafe.errors import CheckError
 
-KEPT_GROUPS = 2  # of a Parquet file's row groups, decoded: neighbours are often asked for together
 KINDS = {str: "text", int: "a whole number", list: "a list", dict: "an object", bool: "true or false"}
 _SPACE = b" \t\r\n"
 
@@ -122,57 +120,6 @@ def _items(text: str, start: int, path: Path) -> tuple[array[int], array[int]]:
         start = end + (text[end] == ",")
 
 
-class ParquetTable(Table):
-    """Parquet files, one after the other; a row group is decoded when one of its rows is asked for."""
-
-    def __init__(self, paths: Sequence[Path]) -> None:
-        import pyarrow
-        import pyarrow.parquet as pq
-
-        self.paths = list(paths)
-        counts, self._names = [], []
-        for number, path in enumerate(self.paths):
-            try:
-                metadata = pq.read_metadata(path)
-            except (OSError, pyarrow.ArrowException) as error:
-                raise CheckError(f"{path}: is no Parquet that can be read ({str(error).splitlines()[0]})") from None
-            groups = [metadata.row_group(i).num_rows for i in range(metadata.num_row_groups)]
-            counts += groups
-            self._names += [(number, i) for i in range(len(groups))]
-        self._ends = list(accumulate(counts))
-        self._firsts = [end - count for end, count in zip(self._ends, counts, strict=True)]
-        self._kept: OrderedDict[int, Any] = OrderedDict()
-
-    def __len__(self) -> int:
-        return self._ends[-1] if self._ends else 0
-
-    def where(self, index: int) -> str:
-        number, _ = self._names[bisect_right(self._ends, index)]
-        first = next(f for f, (n, _) in zip(self._firsts, self._names, strict=True) if n == number)
-        return f"{self.paths[number]}: row {index - first}"
-
-    def file(self, index: int) -> Path:
-        return self.paths[self._names[bisect_right(self._ends, index)][0]]
-
-    def row(self, index: int) -> Mapping[str, Any]:
-        place = bisect_right(self._ends, index)
-        table = self._group(place)
-        row: dict[str, Any] = table.slice(index - self._firsts[place], 1).to_pylist()[0]
-        return row
-
-    def _group(self, place: int) -> Any:
-        import pyarrow.parquet as pq
-
-        if place not in self._kept:
-            number, group = self._names[place]
-            with pq.ParquetFile(self.paths[number]) as file:
-                self._kept[place] = file.read_row_group(group)
-            while len(self._kept) > KEPT_GROUPS:
-                self._kept.popitem(last=False)
-        self._kept.move_to_end(place)
-        return self._kept[place]
-
-
 class Joined(Table):
     """Tables one after the other."""
 
@@ -235,6 +182,8 @@ def open_table(paths: Sequence[Path]) -> Table:
         if path.suffix not in (".parquet", ".json", ".jsonl", ".ndjson"):
             raise CheckError(f"{path}: its rows can't be read; give .jsonl, .json or .parquet")
     if parquet:
+        from vlsafe.data.parquet import ParquetTable
+
         return ParquetTable(paths)
     return JsonTable(paths[0]) if len(paths) == 1 else Joined([JsonTable(path) for path in paths])
 
