@@ -154,3 +154,17 @@ def test_an_album_finds_a_picture_in_folders_and_zips(tmp_path: Path) -> None:
         _ = album.find("d.jpg", "").size
     with pytest.raises(CheckError, match="row 7"):
         album.find("../d.jpg", "row 7")
+
+
+def test_grey_values_of_16_bits_stay_grey(tmp_path: Path) -> None:
+    """`convert` alone would make white of all above 255."""
+    import numpy as np
+
+    values = np.linspace(0, 65535, 256).reshape(16, 16).astype(np.uint16)
+    Image.fromarray(values).save(tmp_path / "deep.png")
+    shown = np.asarray(Picture("deep.png", tmp_path / "deep.png").open())
+    assert np.array_equal(shown, np.repeat((values >> 8).astype(np.uint8)[..., None], 3, axis=2))
+    for name, kind in (("deep.tiff", np.uint16), ("real.tiff", np.float32)):
+        Image.fromarray(values.astype(kind)).save(tmp_path / name)
+        with pytest.raises(PictureError, match=r"more than 8 bits .*nothing says which is white"):
+            _ = Picture(name, tmp_path / name).size

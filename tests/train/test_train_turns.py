@@ -151,6 +151,34 @@ def test_a_row_without_an_answer_is_refused() -> None:
         Encoder(tiny.tokenizer()).encode([{**row, "completion": [], "id": "a7"}])
 
 
+def spoiled(*rows: int, how: str) -> list[Any]:
+    """150 conversations, of which some have an empty answer in the middle, or two questions in a row."""
+    made = talk(150, 2, seed=1)
+    for i in rows:
+        turns = made[i]["completion"]
+        made[i] = {**made[i], "id": f"a{i}", "completion": [*turns[:2], tiny.message("assistant", " ")] if how == "empty" else
+                   [turns[1], *turns]}  # fmt: skip
+    return made
+
+
+@pytest.mark.parametrize(
+    ("how", "why"), [("empty", "a2: an answer is empty"), ("turns", "a2: the chat template refuses its turns")]
+)
+def test_a_row_with_an_empty_answer_or_turns_that_the_template_refuses_is_left_out_and_named(how: str, why: str) -> None:
+    plain = tiny.tokenizer()
+    plain.chat_template = (
+        "{% if messages | length > 1 and messages[1]['role'] == 'user' %}{{ raise_exception('roles alternate') }}{% endif %}"
+        + tiny.TEMPLATE
+    )
+    encoded = Encoder(plain).encode(spoiled(2, how=how))
+    assert encoded.broken == {"talk": 1} and encoded.named["talk"][0].startswith(why)
+    assert [example.row for example in encoded.examples] == [i for i in range(150) if i != 2]
+    whole = Encoder(plain).encode(talk(150, 2, seed=1)).examples
+    assert all(encoded.examples[i].completions == whole[i + (i >= 2)].completions for i in range(149))
+    with pytest.raises(CheckError, match=f"2 of 150 rows can't be shown to the model.*{why}"):
+        Encoder(plain).encode(spoiled(2, 5, how=how))
+
+
 def test_a_source_of_which_nothing_is_learned_stops_the_run(processor: Any) -> None:
     rows = [*talk(2, 1, seed=1), *({**row, "source": "long"} for row in talk(2, 4, seed=2))]
     encoded = Encoder(processor, limit=16).encode(rows)

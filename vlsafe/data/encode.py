@@ -12,6 +12,7 @@ import logging
 from array import array
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -132,28 +133,43 @@ class Encoder:
 
     def _encode_chunk(self, rows: list[Mapping[str, Any]], start: int, how: How, counts: Counts) -> None:
         names = ("completion",) if "completion" in rows[0] else ("chosen", "rejected")
-        turns = [[answers(row["prompt"], row[name], called(row, start + i)) for name in names] for i, row in enumerate(rows)]
+        kept: list[tuple[int, Mapping[str, Any]]] = []
         texts: list[Marked] = []
-        for i, row in enumerate(rows):
-            for name, places in zip(names, turns[i], strict=True):
-                render = how.conversation([*row["prompt"], *row[name]])
-                asked, told = [render(k, True) for k in places], [render(k + 1, False) for k in places]
-                text, by_template = marked(asked, told, self.tokenizer.eos_token, called(row, start + i))
-                counts.end_token = counts.end_token or ("template" if by_template else "appended")
-                texts.append(text)
+        for where, row in enumerate(rows, start):
+            with left_out(row, where, counts):
+                texts += self._marked(row, names, where, how, counts)
+                kept.append((where, row))
+        if not texts:
+            return
         bos, first = self.tokenizer.bos_token, texts[0].text[: texts[0].marks[0]]
         # As apply_chat_template(tokenize=True) does: a tokenizer's own adds nothing, a processor's what the template left out.
         add_special = self.pictures is not None and not (bos and first.startswith(bos))
         ids = iter(tokenised(self.tokenizer, texts, add_special, how.special))
-        for i, row in enumerate(rows):
+        for where, row in kept:
             sides = [next(ids) for _ in names]
+            with left_out(row, where, counts):
+                self._add(row, where, sides, how, counts)
+
+    def _marked(self, row: Mapping[str, Any], names: Sequence[str], where: int, how: How, counts: Counts) -> list[Marked]:
+        """What the template makes of a row, with each of its completions."""
+        from jinja2 import TemplateError
+
+        said = called(row, where)
+        texts = []
+        for name in names:
+            places = answers(row["prompt"], row[name], said)
+            learned = name != "rejected" and row.get("label") is not False
+            if learned and any(m["role"] == "assistant" and not shown(m["content"]) for m in row[name]):
+                raise PictureError("an answer is empty, so that the model would learn to say nothing")
+            render = how.conversation([*row["prompt"], *row[name]])
             try:
-                self._add(row, start + i, sides, how, counts)
-            except PictureError as error:
-                counts.broken[row["source"]] += 1
-                named = counts.named.setdefault(row["source"], [])
-                if len(named) < NAMED:
-                    named.append(f"{row.get('id', start + i)}: {error}")
+                asked, told = [render(k, True) for k in places], [render(k + 1, False) for k in places]
+            except TemplateError as error:
+                raise PictureError(f"the chat template refuses its turns ({error})") from error
+            text, by_template = marked(asked, told, self.tokenizer.eos_token, said)
+            counts.end_token = counts.end_token or ("template" if by_template else "appended")
+            texts.append(text)
+        return texts
 
     def _add(self, row: Mapping[str, Any], where: int, sides: list[Ids], how: How, counts: Counts) -> None:
         """One row; `sides` has the ids of each completion, after the prompt."""
@@ -243,6 +259,23 @@ def expanded(ids: list[int], places: Sequence[tuple[int, int]]) -> list[int]:
     for place, count in reversed(places):
         ids = ids[:place] + [ids[place]] * count + ids[place + 1 :]
     return ids
+
+
+@contextmanager
+def left_out(row: Mapping[str, Any], where: int, counts: Counts) -> Iterator[None]:
+    """A row that can't be shown to the model is counted and named."""
+    try:
+        yield
+    except PictureError as error:
+        counts.broken[row["source"]] += 1
+        named = counts.named.setdefault(row["source"], [])
+        if len(named) < NAMED:
+            named.append(f"{row.get('id', where)}: {error}")
+
+
+def shown(content: Any) -> bool:
+    """Whether a message's content holds anything."""
+    return bool(plain(content).strip()) or any(part["type"] == "image" for part in content if not isinstance(content, str))
 
 
 def called(row: Mapping[str, Any], where: int) -> str:

@@ -55,7 +55,7 @@ class Picture:
     def open(self) -> Any:
         """The decoded `PIL.Image`, RGB, as it is stored: without padding."""
         with self._image() as image:
-            return image.convert("RGB")
+            return in_eight_bits(image).convert("RGB")
 
     @property
     def weight(self) -> int:
@@ -76,6 +76,11 @@ class Picture:
                     if max(width, height) > MOST_RATIO * min(width, height):
                         raise PictureError(
                             f"{self.name}: is {width} x {height}: longer than {MOST_RATIO} times its shorter side"
+                        )
+                    if is_deep(image) and image.format != "PNG":
+                        raise PictureError(
+                            f"{self.name}: has grey values of more than 8 bits ({image.mode}), and nothing says which is white:"
+                            " save it with 8"
                         )
                     yield image
             except PictureError:
@@ -104,6 +109,21 @@ class Picture:
             assert self.path is not None, "a picture is a path, a member of a zip, or bytes"
             with self.path.open("rb") as file:
                 yield file
+
+
+def is_deep(image: Any) -> bool:
+    """Whether its grey values have more than 8 bits: `convert` would make white of all above 255."""
+    return image.mode == "F" or bool(image.mode.startswith("I"))
+
+
+def in_eight_bits(image: Any) -> Any:
+    """Grey values of 16 bits by their upper 8, as PNG defines them."""
+    if not is_deep(image):
+        return image
+    import numpy as np
+    from PIL import Image
+
+    return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
 
 
 def opened(picture: Any, colour: tuple[int, int, int] = (0, 0, 0)) -> Any:
