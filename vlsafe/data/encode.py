@@ -19,9 +19,9 @@ from typing import Any, NamedTuple
 
 from vlsafe.data.examples import Example, Examples, Kept, Part
 from vlsafe.data.pictures import PictureError, mean_colour, opened
-from vlsafe.data.render import Render, plain, renderer
+from vlsafe.data.render import Render, renderer
 from vlsafe.data.tokens import Ids, Special, special_tokens, tokenised
-from vlsafe.data.turns import Marked, answers, between, marked
+from vlsafe.data.turns import Marked, answers, between, called, marked, said, shown
 from vlsafe.errors import CheckError
 from vlsafe.model.families import Family, Size, family_of
 from vlsafe.ranks import ALONE, Ranks
@@ -271,23 +271,6 @@ def left_out(row: Mapping[str, Any], where: int, counts: Counts) -> Iterator[Non
         named = counts.named.setdefault(row["source"], [])
         if len(named) < NAMED:
             named.append(f"{row.get('id', where)}: {error}")
-
-
-def shown(content: Any) -> bool:
-    """Whether a message's content holds anything."""
-    return bool(plain(content).strip()) or any(part["type"] == "image" for part in content if not isinstance(content, str))
-
-
-def called(row: Mapping[str, Any], where: int) -> str:
-    """A row in messages: whoever mends it looks for it in its source."""
-    return f"row {where} of source '{row['source']}'" + (f", '{row['id']}'" if "id" in row else "")
-
-
-def said(row: Mapping[str, Any]) -> Iterator[str]:
-    """All the text of a row."""
-    for name in ("prompt", "completion", "chosen", "rejected"):
-        for message in row.get(name, ()):
-            yield plain(message["content"])
 
 
 def check_broken(broken: Mapping[str, int], named: Mapping[str, Sequence[str]], rows: int, most: float) -> None:

@@ -6,9 +6,10 @@ prompt, the text after it is what it renders with the answer. Evaluation asks th
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
+from vlsafe.data.render import plain
 from vlsafe.errors import CheckError
 
 
@@ -68,3 +69,20 @@ def between(bounds: Sequence[int]) -> tuple[tuple[int, int], ...]:
     """What of a completion is not learned, as ranges from its beginning; `bounds` are where turns begin and end."""
     start = bounds[0]
     return tuple((bounds[k] - start, bounds[k + 1] - start) for k in range(1, len(bounds) - 1, 2))
+
+
+def shown(content: Any) -> bool:
+    """Whether a message's content holds anything."""
+    return bool(plain(content).strip()) or any(part["type"] == "image" for part in content if not isinstance(content, str))
+
+
+def called(row: Mapping[str, Any], where: int) -> str:
+    """A row in messages: whoever mends it looks for it in its source."""
+    return f"row {where} of source '{row['source']}'" + (f", '{row['id']}'" if "id" in row else "")
+
+
+def said(row: Mapping[str, Any]) -> Iterator[str]:
+    """All the text of a row."""
+    for name in ("prompt", "completion", "chosen", "rejected"):
+        for message in row.get(name, ()):
+            yield plain(message["content"])

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from vlsafe.data.encode import Encoded, Encoder, called
+from vlsafe.data.encode import Encoded, Encoder
 from vlsafe.data.pictures import PictureError
+from vlsafe.data.turns import called
 from vlsafe.errors import CheckError
 from vlsafe.model.families import family_of, feature_counts
 from vlsafe.train.dtypes import computing
