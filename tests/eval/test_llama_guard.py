@@ -302,6 +302,18 @@ def test_it_tells_harm_in_training_rows(judge: LlamaGuard) -> None:
     assert judge.harmful(rows) == [True, False, None, True, False, None]
 
 
+def test_each_answer_that_a_row_teaches_is_judged(judge: LlamaGuard) -> None:
+    """A guard judges the last answer that it is shown: harm before it would pass."""
+    long = "gnome " * 5000  # unclear: more than the guard can read
+    row = training_row("a ?", BAD, "c ?", long)
+    assert judge.harmful([row]) == [None]  # what is before the completion is asked, not learned
+    taught = {**row, "prompt": row["prompt"][:1], "completion": [*row["prompt"][1:], *row["completion"]]}
+    fine = training_row("a ?", "b", "c ?", "d")
+    assert judge.harmful([taught, {**fine, "prompt": fine["prompt"][:1], "completion": fine["prompt"][1:]}]) == [True, False]
+    unclear = {**fine, "prompt": fine["prompt"][:1], "completion": [*fine["prompt"][1:], *row["completion"]]}
+    assert judge.harmful([fine, unclear, fine]) == [False, None, False]
+
+
 def test_a_filter_reads_its_model_from_the_mirror(judge: LlamaGuard) -> None:
     adaptation = placed(registry.make("adaptation", LLAVA), judge.model.local)
     adaptation.check()
