@@ -53,6 +53,7 @@ def test_every_option_for_real_models_composes_and_plans(
         "judge": "keyword",
         "recipes": "real",
         group: option,
+        "engine.pad_to_square": str(option.endswith("_padded")).lower(),  # as the rows' pictures, or it is refused
     }
     plan = make_plan(grid(*(f"{name}={value}" for name, value in chosen.items())))
     assert plan.cells[0].cell.choices[group] == option
