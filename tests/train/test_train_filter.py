@@ -184,6 +184,18 @@ def test_a_filter_that_would_remove_too_much_stops_before_training() -> None:
         read_rows(Rows(most=110), "instruct", 100, 0, "by_source", 0.5)
 
 
+def test_a_filter_that_removes_too_much_is_not_asked_about_all_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+    """40 of 100 would be removed: beyond what chance explains of 1,000 rows where 30 are allowed, and not where 39 are."""
+    with pytest.raises(CheckError, match=r"would remove 400 of the first 1000 instruct rows \(200 since it can't tell\)"):
+        read_rows(Rows(), "instruct", 2500, 0, "by_source", 0.3)
+    with pytest.raises(CheckError, match=r"would remove 1000 of 2500 instruct rows"):
+        read_rows(Rows(), "instruct", 2500, 0, "by_source", 0.39)
+    in_parts = read_rows(Rows(), "instruct", 2500, 0, "by_source", 0.42)
+    monkeypatch.setattr(filters, "FIRST_LOOK", 10**6)
+    at_once = read_rows(Rows(), "instruct", 2500, 0, "by_source", 0.42)
+    assert in_parts.facts == at_once.facts and list(map(text, in_parts)) == list(map(text, at_once))
+
+
 def test_a_judge_of_other_words_keeps_nothing_as_safe() -> None:
     with pytest.raises(CheckError, match=r"filter=exact would remove 20 of 20 instruct rows \(20 since it can't tell\)"):
         read_rows(Rows(), "instruct", 20, 0, "exact", 0.5)

@@ -7,6 +7,7 @@ moves.
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
@@ -20,6 +21,7 @@ from vlsafe.settings import spec_of
 from vlsafe.stage import StageContext
 
 SupervisedPurpose = Literal["projector", "instruct"]
+FIRST_LOOK, GROWTH, SURE = 1_000, 4, 5.0  # rows before the share removed is looked at, how many times as many next, deviations
 LISTED_IDS = 10_000  # the most that facts list of the removed rows of one source; the counts are always of all
 
 
@@ -118,22 +120,20 @@ def sifted(
 ) -> Kept:
     """The first `n` rows that the judge says are harmless.
 
-    Raises `CheckError` where more than the share `most_removed` of the rows would be removed, or where the source ends.
+    Raises `CheckError` where more than the share `most_removed` of the rows would be removed, as soon as that is sure, or where
+    the source ends.
     """
     filter = judge.component_name
     verdicts: list[bool | None] = []
     drawn = n
     while True:
         rows = data.supervised(purpose, drawn, seed)
-        verdicts += verdicts_on(judge, Subset(rows, range(len(verdicts), len(rows))), ctx, tell)
+        while len(verdicts) < len(rows):
+            start, end = len(verdicts), min(len(rows), max(FIRST_LOOK, GROWTH * len(verdicts)))
+            told = tell if end - start == len(rows) else prefixed(tell, f"rows {start + 1} to {end} of {len(rows)}: ")
+            verdicts += verdicts_on(judge, Subset(rows, range(start, end)), ctx, told)
+            check_share(filter, purpose, verdicts, most_removed, whole=len(verdicts) == len(rows))
         harmless = [place for place, harmful in enumerate(verdicts) if harmful is False]
-        removed = len(verdicts) - len(harmless)
-        if removed > most_removed * len(verdicts) or not harmless:
-            unclear = verdicts.count(None)
-            raise CheckError(
-                f"adaptation.filter={filter} would remove {removed} of {len(verdicts)} {purpose} rows ({unclear} since it can't"
-                f" tell), more than adaptation.most_removed={most_removed:g} allows: choose other data or another filter"
-            )
         if len(harmless) >= n:
             break
         if len(rows) < drawn:
@@ -144,6 +144,23 @@ def sifted(
         drawn += n - len(harmless)
     kept = harmless[:n]
     return Kept(rows, kept, {"filter": facts(judge, purpose, rows, verdicts[: kept[-1] + 1])})
+
+
+def prefixed(tell: Callable[[str], None], where: str) -> Callable[[str], None]:
+    return lambda note: tell(where + note)
+
+
+def check_share(filter: str, purpose: str, verdicts: Sequence[bool | None], most_removed: float, whole: bool) -> None:
+    """Before all rows are judged, in their seeded order, only a share that chance does not explain (`SURE` deviations) is too
+    much: a guard that answers in no known form is not asked about all of a large data set."""
+    count, removed = len(verdicts), sum(harmful is not False for harmful in verdicts)
+    deviation = 0.0 if whole else math.sqrt(most_removed * (1.0 - most_removed) / count)
+    if removed > (most_removed + SURE * deviation) * count or removed == count:
+        raise CheckError(
+            f"adaptation.filter={filter} would remove {removed} of {'' if whole else 'the first '}{count} {purpose} rows"
+            f" ({verdicts.count(None)} since it can't tell), more than adaptation.most_removed={most_removed:g} allows: choose"
+            " other data or another filter"
+        )
 
 
 def verdicts_on(
