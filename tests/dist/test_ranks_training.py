@@ -286,6 +286,6 @@ def test_a_row_that_one_rank_can_t_encode_ends_all_with_its_reason(tmp_path: Pat
     case = f"sft-noted-wrong@{way}"
     done = run(tmp_path, RANKS, case)
     assert done.returncode != 0
-    assert done.stderr.count("CheckError: row 41: has no answer of the assistant to learn from") == 2
+    assert done.stderr.count("CheckError: row 41 of source 'text': has no answer of the assistant to learn from") == 2
     assert 41 in encoded_by(tmp_path / "many" / case)[1]
     assert not (tmp_path / "many" / case / "facts.json").exists()

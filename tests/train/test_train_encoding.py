@@ -258,7 +258,7 @@ def test_a_row_that_is_wrong_ends_all_ranks_with_what_one_process_says(
     rows = tiny.supervised(1100, seed=1)
     for i in (bad, bad + 20, 900):
         rows[i] = {**rows[i], "completion": []}
-    with pytest.raises(CheckError, match=f"row {bad}: has no answer of the assistant") as one:
+    with pytest.raises(CheckError, match=rf"row {bad} of source '\w+': has no answer of the assistant") as one:
         Encoder(processors["llava"]).encode(rows)
     for error in Meeting(2).run(lambda ranks: Encoder(processors["llava"]).encode(rows, ranks=ranks, folder=tmp_path)):
         assert isinstance(error, CheckError) and str(error) == str(one.value)

@@ -179,7 +179,8 @@ def test_a_processor_that_is_not_the_towers_is_refused(parent: Path, tmp_path: P
         processor.image_processor.merge_size = 1
 
     with pytest.raises(
-        CheckError, match=r"row \d has 4 image tokens, but the model makes 1 features .* 28 × 28 pixels.*merge_size"
+        CheckError,
+        match=r"row \d of source 'pictures' has 4 image tokens, but the model makes 1 features .* 28 × 28 pixels.*merge_size",
     ):
         run(merge_more)
 
@@ -201,7 +202,8 @@ def test_a_prompt_that_was_cut_into_its_image_tokens_is_refused(parent: Path, mo
 
     monkeypatch.setattr("vlsafe.data.encode.expanded", one_less)
     with pytest.raises(
-        CheckError, match=rf"here: row {cut.row} has 3 image tokens, and its 1 pictures need 4: nothing may cut"
+        CheckError,
+        match=rf"here: row {cut.row} of source 'pictures' has 3 image tokens, and its 1 pictures need 4: nothing may cut",
     ):
         check_image_tokens(model, encoder, encoder.encode(rows), rows, "here")
 
