@@ -1,11 +1,12 @@
 """LLaVA-Pretrain: 558K pictures of LAION, CC and SBU with BLIP's captions, which the projector learns from.
 
 Source: https://huggingface.co/datasets/liuhaotian/LLaVA-Pretrain (`blip_laion_cc_sbu_558k.json`, 181 MB, and `images.zip`,
-27.4 GB), Liu et al., arXiv 2304.08485. Licence: "other" by its card: the pictures stay under the terms of CC-3M, LAION and
-SBU. No gate. Columns, as for LLaVA-Instruct: `id`, `image`, `conversations` with one question and one answer each.
+27.4 GB with 558,128 pictures), Liu et al., arXiv 2304.08485, at the commit that public code pins. Licence: "other" by its card:
+the pictures stay under the terms of CC-3M, LAION and SBU. No gate. Columns, as for LLaVA-Instruct: `id`, `image`,
+`conversations` with one question and one answer each.
 
 Pictures are read from `images.zip` as it is, or from the folder `images` beside it where it has been unpacked, which is
-quicker. (Whether names in the zip begin with `images/` could not be looked up: both are found.)
+quicker. (Public scripts unpack it into `images/`, so its names don't begin so; both are found.)
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from vlsafe.data.tables import open_table
 from vlsafe.registry import register
 from vlsafe.sources import DataSource
 
-HUB = DataSource("liuhaotian/LLaVA-Pretrain")
+HUB = DataSource("liuhaotian/LLaVA-Pretrain", "70f9d1e5e1a697fe35830875cfc7de1dd590d727")
 FILE = "blip_laion_cc_sbu_558k.json"
 
 

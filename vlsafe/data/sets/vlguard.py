@@ -6,7 +6,8 @@ MIT by its card. Gated: accept the terms on that page and set HF_TOKEN. For rese
 2,000 pictures. `safe` says what a picture is: an unsafe one has one pair in `instr-resp` (`instruction`, `response`: a
 refusal), a safe one has two (`safe_instruction` answered, `unsafe_instruction` refused), which are one conversation of two
 turns, in an order that is drawn, as in the authors' convert_to_llava_format.py. Columns verified in that script and in
-utils/utils.py of ys-zong/VLGuard. (Whether names in the zip begin with `train/` could not be looked up: both are found.)
+utils/utils.py of ys-zong/VLGuard. (Names in the zip begin with
+`train/`, if they are as those of test.zip, which PyRIT reads below `test/`; without it they are found, too.)
 
 The authors' *mixed* training is `safety_tune.order=joint`, their *post-hoc* training is `after`, with
 `safety_tune.helpful`: nothing of that is decided here.
