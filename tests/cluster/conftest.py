@@ -28,6 +28,8 @@ class Queue:
     jobs: dict[str, Job] = field(default_factory=dict)
     scripts: dict[str, Path] = field(default_factory=dict)
     behind: dict[str, set[str]] = field(default_factory=dict)
+    needs: dict[str, set[str]] = field(default_factory=dict)  # of those, what must end well
+    fails_to_cancel: str = ""  # the job for which scancel fails
     limit: int | None = None  # the site's
     refuses: str = ""  # what a script must not hold
     dies_after: int | None = None  # sbatch calls until the submitter is killed, the job already queued
@@ -44,7 +46,12 @@ class Queue:
         said = dict(o.removeprefix("--").split("=", 1) for o in options)
         self.jobs[id] = Job(id, "PENDING", "Dependency" if "dependency" in said else "Priority", said["comment"], started=False)
         self.scripts[id] = script
-        self.behind[id] = set(said.get("dependency", ":").split(":")[1:]) - {""}
+        for waits in (self.behind, self.needs):
+            waits[id] = set()
+        for condition in filter(None, said.get("dependency", "").split(",")):
+            how, *ids = condition.split(":")
+            self.behind[id] |= set(ids)
+            self.needs[id] |= set(ids) if how == "afterok" else set()
         if self.dies_after is not None:
             self.dies_after -= 1
             if self.dies_after == 0:
@@ -55,6 +62,8 @@ class Queue:
         return [id for id, job in self.jobs.items() if job.live]
 
     def cancel(self, ids: list[str]) -> None:
+        if self.fails_to_cancel in ids:
+            raise SlurmError("scancel: error: Connection refused")
         for id in ids:
             self.ends(id, "CANCELLED")
 

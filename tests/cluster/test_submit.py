@@ -207,6 +207,63 @@ def test_cancelling_keeps_what_another_live_sweep_waits_for(
     assert len(given("s", *SLICE).submit().queued) == 14  # the same command goes on
 
 
+def test_cancelling_names_those_alone_that_wait_for_what_stays(
+    queue: Queue, given: Make, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from rich.console import Console
+
+    mine = given("s", "safety_tune=sft", "merge=none")
+    mine.submit()
+    given("other", "safety_tune=sft", "merge=none").submit()
+    given("third", "model=microworld_wide", "safety_tune=none", "merge=none").submit()
+    cancel(mine.sweep, mine.store, load_submission(mine.sweep.folder), "ann", Console(width=200))
+    assert "stay, which other waits for too" in capsys.readouterr().out
+
+
+def test_a_job_that_only_shares_a_training_with_another_sweeps_does_not_need_it(queue: Queue, given: Make) -> None:
+    """It waits for it, since both would hold one lease, but the other sweep may be cancelled, or its job fail."""
+    first = given("s", "safety_tune=none", "merge=none", "adaptation.checkpoints=2").submit()
+    second = given("other", "safety_tune=none", "merge=none", "adaptation.checkpoints=3").submit()
+    (theirs,) = [r.job for r in first.queued if r.name.startswith("adaptation")]
+    (ours,) = [r.job for r in second.queued if r.name.startswith("adaptation")]
+    assert ours is not None and theirs in queue.behind[ours] - queue.needs[ours]
+    models = {r.job for r in second.shared if r.name.startswith("model")}
+    assert queue.needs[ours] and queue.needs[ours] <= models
+
+
+def test_an_error_behind_the_last_job_leaves_none_of_this_command_and_the_finish_job_that_waited(
+    queue: Queue, given: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given("s", "safety_tune=sft", "merge=none").submit()
+    before = queue.live()
+    grown = given("s", *SLICE)
+    save, calls = grown.submission.save, list[str]()
+
+    def full(folder: Path) -> None:
+        if grown.submission.finish is not None and grown.submission.finish.job not in before and not calls:
+            calls.append("full")
+            raise OSError(28, "No space left on device")
+        save(folder)
+
+    monkeypatch.setattr(grown.submission, "save", full)
+    with pytest.raises(OSError, match="No space left"):
+        grown.submit()
+    assert calls and queue.live() == before
+    book = JobBook(grown.store)
+    assert {r.job for r in book.live_records()} == set(before)
+    again = load_submission(grown.sweep.folder)
+    assert again is not None and again.finish is not None and again.finish.job in before
+    assert {r.job for r in again.tasks.values()} <= set(before)
+
+
+def test_a_finish_job_that_can_not_be_cancelled_undoes_nothing(queue: Queue, given: Make) -> None:
+    first = given("s", "safety_tune=sft", "merge=none").submit()
+    assert first.finish is not None
+    queue.fails_to_cancel = str(first.finish.job)
+    grown = given("s", *SLICE).submit()
+    assert grown.finish is not None and {*grown.ids, grown.finish.job, first.finish.job} == set(queue.live())
+
+
 def test_cancelling_what_has_ended_marks_nothing(queue: Queue, given: Make) -> None:
     from rich.console import Console
 

@@ -24,7 +24,7 @@ def cancel(sweep: Sweep, store: Store, submission: Submission | None, user: str,
     with submitting(store):
         book = JobBook(store)
         wanting = {str(r.sweeps[0]) for r in book.live_records() if not r.stages and r.sweeps} - {mine}
-        end, kept = [], 0
+        end, kept, for_whom = [], 0, set[str]()
         for record in book.live_records():
             if mine not in record.sweeps:
                 continue
@@ -32,6 +32,7 @@ def cancel(sweep: Sweep, store: Store, submission: Submission | None, user: str,
             if others:
                 book.write(dataclasses.replace(record, sweeps=others))
                 kept += 1
+                for_whom |= set(others)
             else:
                 end.append(record)
         # The finish job first: behind the others' ends it would begin at once.
@@ -42,6 +43,6 @@ def cancel(sweep: Sweep, store: Store, submission: Submission | None, user: str,
             submission.save(sweep.folder)
     said = f"{len(end)} job{'s' * (len(end) != 1)} cancelled" if end else "no job of this sweep was left"
     if kept:
-        said += f"; {kept} stay, which {', '.join(sorted(Path(s).name for s in wanting))} waits for too"
+        said += f"; {kept} stay, which {', '.join(sorted(Path(s).name for s in for_whom))} waits for too"
     console.print(Text(f"{said}; the same train command goes on from here"), soft_wrap=True)
     return 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import sys
 from collections.abc import Collection, Mapping, Sequence
@@ -10,7 +11,7 @@ from pathlib import Path
 
 from vlsafe.cells import RunSettings
 from vlsafe.cluster import slurm
-from vlsafe.cluster.jobs import JobBook, JobRecord, Submission, finish_name, work
+from vlsafe.cluster.jobs import JobBook, JobRecord, Submission, finish_name, load_submission, work
 from vlsafe.cluster.script import Job, Shape, job_script
 from vlsafe.cluster.settings import FINISH, WHERE, SlurmSettings, group_of, one_line, slurm_settings
 from vlsafe.cluster.slurm import Partition, SlurmError
@@ -44,6 +45,8 @@ class Wave:
     shared: list[JobRecord] = field(default_factory=list)  # queued before, by this or another sweep
     left: list[tuple[str, ...]] = field(default_factory=list)  # groups of stages that the limit left no room for
     finish: JobRecord | None = None
+    new_finish: JobRecord | None = None  # where this round queued it
+    old_finish: JobRecord | None = None  # that waited, and is replaced
 
     @property
     def ids(self) -> list[str]:
@@ -109,11 +112,22 @@ class Submitter:
         try:
             self._wave(wave, to_run, tried)
         except BaseException:
-            slurm.cancel([r.job for r in wave.queued if r.job is not None])
-            for record in wave.queued:
-                self.book.drop(record)
+            self._take_back(wave)
             raise
         return wave
+
+    def _take_back(self, wave: Wave) -> None:
+        """Cancels what this round queued, the finish job first: behind the others' ends it would begin at once."""
+        new = [r for r in (wave.new_finish, *wave.queued) if r is not None]
+        slurm.cancel([r.job for r in new if r.job is not None])
+        for record in new:
+            self.book.drop(record)
+            self.submission.tasks.pop(record.name, None)
+        if wave.old_finish is not None:
+            self.book.write(wave.old_finish)
+        self.submission.finish = wave.old_finish
+        if load_submission(self.sweep.folder) is not None:
+            self.submission.save(self.sweep.folder)
 
     def _wave(self, wave: Wave, to_run: Collection[str], tried: Collection[str]) -> None:
         left: set[str] = set()
@@ -160,8 +174,14 @@ class Submitter:
         stages = [self.plan.stages[id] for id in group]
         trainings = tuple(dict.fromkeys(f"{s.kind}/{s.training_key}" for s in stages))
         # A job that takes other snapshots of the same training is waited for too: both would hold one lease.
-        same = [r for r in self.book.live_records() if set(r.trainings) & set(trainings)]
-        waits = {at[p].job for p in parents if p in at} | {r.job for r in same}
+        # However it ends: another sweep's may be cancelled or fail, and this one is none the worse for it.
+        same = {r.job for r in self.book.live_records() if set(r.trainings) & set(trainings)}
+        after = {at[p].job for p in parents if p in at}
+        waits = [
+            f"{how}:{':'.join(sorted((id for id in ids if id), key=int))}"
+            for how, ids in (("afterok", after), ("afterany", same - after))
+            if ids - {None}
+        ]
         named = stages[-1] if stages[0].step is not None else stages[0]
         name = f"{named.kind}-{named.key}"
         folder = work(self.sweep.folder)
@@ -180,7 +200,7 @@ class Submitter:
             f"vlsafe-{name}", title, ("vlsafe.execute.worker", str(path)), (self.book.path(name), path), self.store.root,
             Path(record.log), Path(record.journal),
         )  # fmt: skip
-        options = [f"--dependency=afterok:{':'.join(sorted((j for j in waits if j), key=int))}"] if waits - {None} else []
+        options = [f"--dependency={','.join(waits)}"] if waits else []
         wave.queued.append(self._queue(record, job, shape, named.kind, [*options, "--kill-on-invalid-dep=yes"]))
         self.submission.tasks[name] = wave.queued[-1]
         self.submission.save(self.sweep.folder)
@@ -195,6 +215,7 @@ class Submitter:
             return
         if not wave.ids:
             return
+        wave.old_finish = before if waiting else None
         folder = work(self.sweep.folder)
         name = finish_name(self.sweep.folder)
         record = JobRecord(
@@ -212,7 +233,7 @@ class Submitter:
         dependency = [f"--dependency=afterany:{':'.join(sorted(wave.ids, key=int))}"]
         while True:
             try:
-                wave.finish = self._queue(record, job, shape, FINISH, dependency)
+                wave.finish = wave.new_finish = self._queue(record, job, shape, FINISH, dependency)
                 break
             except SlurmError as error:
                 if not error.is_limit or len(wave.queued) < 2:
@@ -222,7 +243,8 @@ class Submitter:
         self.submission.finish = wave.finish
         self.submission.save(self.sweep.folder)
         if waiting and before is not None and before.job is not None:
-            slurm.cancel([before.job])
+            with contextlib.suppress(SlurmError):  # it would write what there is, and the new one all
+                slurm.cancel([before.job])
 
     def _give_back(self, wave: Wave) -> None:
         """The last job that was queued: nothing depends on it."""
