@@ -161,6 +161,13 @@ def test_a_refusal_leaves_nothing_of_this_command_and_all_of_others(queue: Queue
     with pytest.raises(SlurmError, match=r"Invalid qos .*--partition=gpu .*resources\.safety_tune otherwise.*: cpu, gpu"):
         given("s", *SLICE, **refused).submit()
     assert queue.live() == before
+    assert load_submission(given("s", *SLICE).sweep.folder) is None  # it has nothing with Slurm
+    grown = given("other", *SLICE, **refused)
+    had = load_submission(grown.sweep.folder)
+    with pytest.raises(SlurmError, match="Invalid qos"):
+        grown.submit()
+    assert queue.live() == before and had is not None and had.finish is not None
+    assert load_submission(grown.sweep.folder) == had
     assert {r.job for r in JobBook(given("s", *SLICE).store).live_records()} == set(before)
 
 

@@ -108,26 +108,27 @@ class Submitter:
 
     def wave(self, to_run: Collection[str], tried: Collection[str] = ()) -> Wave:
         """Submits what isn't queued. `tried` stages have had a job. What it queued is cancelled where the site refuses."""
-        wave = Wave()
+        wave, before = Wave(), load_submission(self.sweep.folder)
         try:
             self._wave(wave, to_run, tried)
         except BaseException:
-            self._take_back(wave)
+            self._take_back(wave, before)
             raise
         return wave
 
-    def _take_back(self, wave: Wave) -> None:
-        """Cancels what this round queued, the finish job first: behind the others' ends it would begin at once."""
+    def _take_back(self, wave: Wave, before: Submission | None) -> None:
+        """Cancels what this round queued, the finish job first: behind the others' ends it would begin at once. What the sweep
+        has with Slurm is then what it had `before`."""
         new = [r for r in (wave.new_finish, *wave.queued) if r is not None]
         slurm.cancel([r.job for r in new if r.job is not None])
         for record in new:
             self.book.drop(record)
-            self.submission.tasks.pop(record.name, None)
         if wave.old_finish is not None:
             self.book.write(wave.old_finish)
-        self.submission.finish = wave.old_finish
-        if load_submission(self.sweep.folder) is not None:
-            self.submission.save(self.sweep.folder)
+        if before is None:
+            (work(self.sweep.folder) / "sweep.json").unlink(missing_ok=True)
+        else:
+            before.save(self.sweep.folder)
 
     def _wave(self, wave: Wave, to_run: Collection[str], tried: Collection[str]) -> None:
         left: set[str] = set()
